@@ -1,0 +1,21 @@
+"""The only place of metric names: what every metric is called, means, and is watched for."""
+
+from exporter.catalog.load import default_catalog, load_catalog, parse_catalog
+from exporter.catalog.model import Alert, Alias, Catalog, Group, Metric, Panel, Range
+from exporter.catalog.naming import Namer, SeriesName, sanitize
+
+__all__ = [
+    "Alert",
+    "Alias",
+    "Catalog",
+    "Group",
+    "Metric",
+    "Namer",
+    "Panel",
+    "Range",
+    "SeriesName",
+    "default_catalog",
+    "load_catalog",
+    "parse_catalog",
+    "sanitize",
+]

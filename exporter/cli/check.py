@@ -1,0 +1,71 @@
+"""``telemetry-exporter check``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from exporter.catalog import Namer, default_catalog
+from exporter.errors import ConfigError
+from exporter.exposition import Budget, RunSeries, RunState, default_labels
+from exporter.journal import START, find_journals, journal_rank, read_chunk
+
+__all__ = ["check"]
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+_SHOWN = 20
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+def check(paths: tuple[Path, ...]) -> None:
+    """Read journals and say what in them is not exported, and why; exit 1 if there is anything.
+
+    Example: telemetry-exporter check runs
+    """
+    journals = [journal for path in paths for journal in find_journals(path)]
+    if not journals:
+        raise ConfigError(f"no journal (metrics.jsonl) at {', '.join(map(str, paths))}")
+    findings = 0
+    for journal in journals:
+        state, problems = _read(journal)
+        click.echo(f"{journal}: {state.steps} steps, {state.attempts} attempt(s), {len(problems)} finding(s)")
+        for problem in problems[:_SHOWN]:
+            click.echo(f"  {problem}")
+        if len(problems) > _SHOWN:
+            click.echo(f"  and {len(problems) - _SHOWN} more")
+        findings += len(problems)
+    sys.exit(1 if findings else 0)
+
+
+def _read(journal: Path) -> tuple[RunState, list[str]]:
+    catalog = default_catalog()
+    namer = Namer(catalog)
+    series = RunSeries(namer, Budget(), default_labels(journal.resolve().parent.name, journal_rank(journal) or 0))
+    state = RunState(catalog, namer, series)
+    problems: list[str] = []
+    position = START
+    while True:
+        chunk = read_chunk(journal, position, _CHUNK_BYTES)
+        if chunk.end == position:
+            break
+        state.add(chunk)
+        problems += [f"line {bad.line}: {bad.reason}" for bad in chunk.bad_lines]
+        position = chunk.end
+    return state, problems + list(_refusals(state))
+
+
+def _refusals(state: RunState) -> Iterator[str]:
+    for refusal in state.series.refusals:
+        if refusal.reason == "collision":
+            yield f"key {refusal.key[:100]!r} is not exported: {refusal.owner[:100]!r} has the same series"
+        else:
+            yield f"key {refusal.key[:100]!r} is not exported: too many series ({refusal.reason})"
+    unlisted = sum(state.series.refused.values()) - len(state.series.refusals)
+    if unlisted:
+        yield f"{unlisted} more keys are not exported"
+    for reason, count in state.lost.items():
+        yield f"{count} value(s) or record(s) could not be stored: {reason}"

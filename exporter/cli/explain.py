@@ -1,0 +1,57 @@
+"""``telemetry-exporter explain``."""
+
+from __future__ import annotations
+
+import difflib
+
+import click
+
+from exporter.catalog import Catalog, Metric, Namer, SeriesName, default_catalog
+
+__all__ = ["explain"]
+
+
+@click.command()
+@click.argument("key")
+def explain(key: str) -> None:
+    """Say what a native key or a metric means: its series, unit, sign, healthy range and alerts.
+
+    Example: telemetry-exporter explain train/approx_kl
+    """
+    catalog = default_catalog()
+    metric = _by_name(catalog, key)
+    if metric:
+        click.echo(_describe(metric))
+        return
+    name = Namer(catalog).resolve(key)
+    click.echo(f"{key} is exported as {_series(name)}")
+    if name.metric:
+        click.echo(_describe(name.metric))
+    else:
+        keys = [alias for metric in catalog.metrics.values() for item in metric.aliases for alias in item.keys]
+        similar = difflib.get_close_matches(key, keys, n=3)
+        hint = f"; similar keys that it knows: {', '.join(similar)}" if similar else ""
+        click.echo(f"The catalog does not know this key, so nothing watches it{hint}.")
+
+
+def _by_name(catalog: Catalog, name: str) -> Metric | None:
+    return catalog.metrics.get(name) or catalog.metrics.get(name.removesuffix("_total"))
+
+
+def _series(name: SeriesName) -> str:
+    labels = ", ".join(f'{label}="{value}"' for label, value in name.labels)
+    scale = f", multiplied by {name.scale:g}" if name.scale != 1 else ""
+    return f"{name.family.name}{{{labels}}}{scale}" if labels else f"{name.family.name}{scale}"
+
+
+def _describe(metric: Metric) -> str:
+    lines = [f"{metric.sample_name} ({metric.type}): {metric.help}"]
+    if metric.healthy:
+        bounds = {"above": metric.healthy.above, "below": metric.healthy.below}
+        lines.append("healthy: " + " and ".join(f"{side} {b:g}" for side, b in bounds.items() if b is not None))
+    for alert in metric.alerts:
+        lines.append(f"alert {alert.name} ({alert.severity}): {alert.meaning} What to do: {alert.action}")
+    keys = [key for alias in metric.aliases for key in alias.keys]
+    if keys:
+        lines.append(f"native keys: {', '.join(keys)}")
+    return "\n".join(lines)

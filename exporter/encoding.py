@@ -1,0 +1,71 @@
+"""JSON for journals: strict on disk, exact for every float.
+
+Non-finite numbers are written as the strings "NaN", "Infinity" and "-Infinity", because JSON has no
+tokens for them; bare tokens written by other tools are understood when reading.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+__all__ = [
+    "APPEND_NEWLINE",
+    "NON_FINITE",
+    "decode",
+    "encode",
+    "encode_line",
+    "encode_numbers",
+    "is_finite_sum",
+    "number_token",
+]
+
+NON_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+
+
+encode = orjson.dumps
+"""The encoder itself, for the hot path: ``encode(record, default, APPEND_NEWLINE)``."""
+
+APPEND_NEWLINE = orjson.OPT_APPEND_NEWLINE
+
+
+def encode_line(record: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
+    """Encode one record as a line ending in a newline; non-finite floats become ``null``.
+
+    Raises:
+        TypeError: a value is of a type that ``default`` does not convert either.
+    """
+    return encode(record, default, APPEND_NEWLINE)
+
+
+def encode_numbers(values: Sequence[Any]) -> bytes:
+    """Encode numbers as comma separated tokens: each the shortest text that reads back as the same float."""
+    return orjson.dumps(values, list)[1:-1]
+
+
+def decode(line: bytes) -> Any:
+    """Decode one line of JSON, bare NaN and Infinity tokens included.
+
+    Raises:
+        ValueError: the line is not JSON.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
+
+
+def is_finite_sum(total: Any) -> bool:
+    """Whether a sum of values proves that all of them were finite numbers."""
+    return bool(-math.inf < total < math.inf)
+
+
+def number_token(value: float) -> float | str:
+    """A float as a journal holds it: itself, or the string for a non-finite one."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

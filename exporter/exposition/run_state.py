@@ -1,0 +1,188 @@
+"""What the lines of a journal add up to: latest values, counters, histograms, bests; a function of the lines."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from exporter.catalog import Catalog, Namer
+from exporter.exposition.histogram import Histogram
+from exporter.exposition.series import RunSeries, Series
+from exporter.journal import Chunk, Stamped
+from exporter.records import Labels, Lost, Record, RunEnd, RunStart, Step, Timing, Unknown
+
+__all__ = ["Best", "RunState", "default_labels", "run_labels"]
+
+_MAX_HISTOGRAMS = 100
+_MAX_SCHEMAS = 10_000
+_STALL_SECONDS = 120.0
+_STALL_STEPS = 8.0
+
+
+class Best(NamedTuple):
+    """A headline metric so far, in canonical units."""
+
+    last: float
+    best: float
+    step: int
+
+
+class _Schema(NamedTuple):
+    """What to do with the records that have one set of keys."""
+
+    headlines: list[tuple[str, Series]]
+    observations: list[tuple[str, Series]]
+
+
+class RunState:
+    """Fed with every record of one journal in order."""
+
+    def __init__(self, catalog: Catalog, namer: Namer, series: RunSeries) -> None:
+        self.series = series
+        self._catalog = catalog
+        self._namer = namer
+        self._schemas: dict[tuple[int, tuple[str, ...]], _Schema] = {}
+        self.start: RunStart | None = None
+        self.first_time: float | None = None
+        self.end: RunEnd | None = None
+        self.attempts = 0
+        self.steps = 0
+        self.last_step: Step | None = None
+        self.latest_ms = 0
+        self.latest: dict[str, Any] = {}
+        self.nonfinite: Counter[str] = Counter()
+        self.first_seen_ms: dict[str, int] = {}
+        self.histograms: dict[str, Histogram] = {}
+        self.bests: dict[str, Best] = {}
+        self.lost: Counter[str] = Counter()
+        self.bad_lines = 0
+        self.unknown = 0
+        self._recent_steps_ms: deque[int] = deque(maxlen=101)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in the next records."""
+        self.bad_lines += len(chunk.bad_lines)
+        for stamped in chunk.records:
+            self.latest_ms = max(self.latest_ms, stamped.ms)
+            if isinstance(stamped.record, Step):
+                self._add_step(stamped, stamped.record)
+            else:
+                self._add_other(stamped.record)
+
+    @property
+    def median_step_seconds(self) -> float:
+        """Median time between the last hundred steps; 0 before the second one."""
+        times = list(self._recent_steps_ms)
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        return statistics.median(gaps) / 1000 if gaps else 0.0
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether the last step is older than max(120 s, 8 median step times)."""
+        since = self.last_step.time if self.last_step else self.start.time if self.start else now
+        return now - since > max(_STALL_SECONDS, _STALL_STEPS * self.median_step_seconds)
+
+    def current(self) -> Iterator[tuple[Series, Any]]:
+        """The series of the present attempt with their latest native values."""
+        for key, value in self.latest.items():
+            series = self.series.get(self.attempts, key)
+            if series is not None and series.name.family.type == "gauge":
+                yield series, value
+
+    def _add_step(self, stamped: Stamped, step: Step) -> None:
+        self.steps += 1
+        self.last_step = step
+        self._recent_steps_ms.append(stamped.ms)
+        if self.first_time is None:
+            self.first_time = step.time
+        metrics = step.metrics
+        self.latest.update(metrics)
+        schema = self._schemas.get((stamped.attempt, keys := tuple(metrics)))
+        if schema is None:
+            schema = self._learn(stamped.attempt, keys, stamped.ms)
+        for key, series in schema.headlines:
+            self._update_best(series, metrics[key], step.step)
+        for key, series in schema.observations:
+            self._histogram(series).observe(float(metrics[key]) * series.name.scale)
+        try:
+            sum(metrics.values())
+        except TypeError:
+            self._count_nonfinite(stamped, metrics)
+
+    def _learn(self, attempt: int, keys: tuple[str, ...], ms: int) -> _Schema:
+        """Claim the series of a new set of keys, in the order in which they first appear."""
+        schema = _Schema([], [])
+        for key in keys:
+            series = self.series.get(attempt, key)
+            if series is None:
+                continue
+            metric = series.name.metric
+            if metric:
+                self.first_seen_ms.setdefault(metric.name, ms)
+            if metric and metric.headline:
+                schema.headlines.append((key, series))
+            if series.name.family.type == "histogram":
+                schema.observations.append((key, series))
+        if len(self._schemas) >= _MAX_SCHEMAS:
+            self._schemas.clear()
+        self._schemas[attempt, keys] = schema
+        return schema
+
+    def _update_best(self, series: Series, native: float | str, step: int) -> None:
+        value = float(native) * series.name.scale
+        name, metric = series.name.family.name, series.name.metric
+        previous = self.bests.get(name, Best(value, value, step))
+        better = value > previous.best if metric and metric.headline == "max" else value < previous.best
+        replaces = better or previous.best != previous.best  # noqa: PLR0124: a NaN is no best
+        self.bests[name] = Best(value, value, step) if replaces else previous._replace(last=value)
+
+    def _count_nonfinite(self, stamped: Stamped, metrics: Mapping[str, Any]) -> None:
+        for key, value in metrics.items():
+            series = self.series.get(stamped.attempt, key) if isinstance(value, str) else None
+            if series is not None:
+                name = series.name.family.name
+                self.first_seen_ms.setdefault(name, stamped.ms)
+                self.nonfinite[name] += 1
+
+    def _histogram(self, series: Series) -> Histogram:
+        family = series.name.family
+        return self.histograms.setdefault(family.name, Histogram(family))
+
+    def _add_other(self, record: Record) -> None:
+        if isinstance(record, Timing):
+            self._add_timing(record)
+        elif isinstance(record, RunStart):
+            self._add_start(record)
+        elif isinstance(record, RunEnd):
+            self.end = record
+        elif isinstance(record, Lost):
+            self.lost[record.reason] += record.records
+        elif isinstance(record, Unknown):
+            self.unknown += 1
+
+    def _add_timing(self, record: Timing) -> None:
+        name = self._namer.timing(record.name)
+        if name.family.name in self.histograms or len(self.histograms) < _MAX_HISTOGRAMS:
+            self.histograms.setdefault(name.family.name, Histogram(name.family)).observe(record.seconds)
+
+    def _add_start(self, record: RunStart) -> None:
+        self.start = record
+        self.end = None
+        self.attempts += 1
+        self.latest.clear()
+        if self.first_time is None:
+            self.first_time = record.time
+        self.series.relabel(run_labels(record))
+
+
+def run_labels(start: RunStart) -> dict[str, str]:
+    """Labels of every series of a run: its tags, run_id, user_id, and the rank where it is not 0."""
+    rank: dict[str, str] = {"rank": str(start.rank)} if start.rank else {}
+    return {**start.tags, "run_id": start.run_id, "user_id": start.user_id, **rank}
+
+
+def default_labels(run_id: str, rank: int) -> Labels:
+    """Labels of a journal that does not say which run it belongs to."""
+    return tuple(sorted(run_labels(RunStart(0.0, run_id, rank=rank)).items()))

@@ -1,0 +1,97 @@
+"""Every step of a stretch of a journal as samples with their own timestamps: the fast renderer.
+
+Records are grouped by the keys they have, so that a metric's values become one column which is encoded
+in one call; the bytes before a value and behind it are made once per series and once per step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from exporter.catalog import Catalog
+from exporter.encoding import encode_numbers
+from exporter.exposition.formats import value_text
+from exporter.exposition.page import Page
+from exporter.exposition.series import RunSeries, Series
+from exporter.journal import Stamped
+from exporter.records import Step
+
+__all__ = ["add_steps"]
+
+_Column = tuple[Sequence[int], Sequence[Any]]
+"""Row numbers, ascending, and the values in them."""
+
+
+class _Row(NamedTuple):
+    ms: int
+    attempt: int
+    step: Step
+
+
+def add_steps(page: Page, stamped: Iterable[Stamped], series: RunSeries, catalog: Catalog) -> int:
+    """Add every step to the page, oldest first; returns the number of samples."""
+    rows = [_Row(item.ms, item.attempt, item.record) for item in stamped if isinstance(item.record, Step)]
+    if not rows:
+        return 0
+    suffixes = page.format.suffixes([row.ms for row in rows])
+    columns = [_positions(rows, series, catalog), *_epochs(rows, series, catalog), *_metrics(rows, series)]
+    for owner, column in columns:
+        _add_column(page, owner, column, suffixes)
+    return sum(len(indices) for _, (indices, _) in columns)
+
+
+def _positions(rows: list[_Row], series: RunSeries, catalog: Catalog) -> tuple[Series, _Column]:
+    return series.own(catalog.metrics["training_step"]), (range(len(rows)), [row.step.step for row in rows])
+
+
+def _epochs(rows: list[_Row], series: RunSeries, catalog: Catalog) -> Iterator[tuple[Series, _Column]]:
+    indices = [index for index, row in enumerate(rows) if row.step.epoch is not None]
+    if indices:
+        yield series.own(catalog.metrics["training_epoch"]), (indices, [rows[index].step.epoch for index in indices])
+
+
+def _metrics(rows: list[_Row], series: RunSeries) -> Iterator[tuple[Series, _Column]]:
+    """The values of each series, taken from every group of records that have the same keys."""
+    groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[row.attempt, tuple(row.step.metrics)].append(index)
+    owners: dict[bytes, Series] = {}
+    columns: dict[bytes, list[_Column]] = defaultdict(list)
+    for (attempt, keys), indices in groups.items():
+        values = zip(*[rows[index].step.metrics.values() for index in indices], strict=True)
+        for key, column in zip(keys, values, strict=False):
+            owner = series.get(attempt, key)
+            if owner is not None and owner.name.family.type == "gauge":
+                owners[owner.prefix] = owner
+                columns[owner.prefix].append((indices, column))
+    for prefix, parts in columns.items():
+        yield owners[prefix], parts[0] if len(parts) == 1 else _merge(parts)
+
+
+def _merge(columns: list[_Column]) -> _Column:
+    """One column in the order of time; a series has at most one value per row."""
+    pairs = [pair for column in columns for pair in zip(*column, strict=True)]
+    pairs.sort(key=itemgetter(0))
+    indices, values = zip(*pairs, strict=True)
+    return indices, values
+
+
+def _add_column(page: Page, series: Series, column: _Column, suffixes: list[bytes]) -> None:
+    indices, values = column
+    parts = [series.prefix] * (3 * len(values))
+    parts[1::3] = _value_texts(values, series.name.scale)
+    parts[2::3] = suffixes if len(indices) == len(suffixes) else [suffixes[index] for index in indices]
+    page.add_block(series.name.family, series.prefix, b"".join(parts))
+
+
+def _value_texts(values: Sequence[Any], scale: float) -> list[bytes]:
+    """Values as text; plain numbers, the common case, are encoded in one call."""
+    if scale == 1.0:
+        text = encode_numbers(values)
+        # JSON's other words - true, false, null and strings - have a u, an l or a quote; numbers have none.
+        if not (b'"' in text or b"u" in text or b"l" in text):
+            return text.split(b",")
+    return [value_text(float(value) * scale) for value in values]

@@ -1,0 +1,182 @@
+"""Append to a journal: one write per line, no buffer, no thread; failures are counted, never raised.
+
+The kernel has a line when ``append`` returns, so a SIGKILL right after it loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from exporter.encoding import encode_line
+from exporter.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there two writers of one journal are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["JournalWriter"]
+
+_CHECK_SECONDS = 1.0
+_RETRY_SECONDS = 0.25
+_DETACHED = -1
+_REASONS = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EROFS: "read_only",
+    errno.EACCES: "permission_denied",
+    errno.EPERM: "permission_denied",
+    errno.ENOENT: "folder_removed",
+    errno.ENOTDIR: "folder_removed",
+}
+
+
+class JournalWriter:
+    """The one writer of one journal file.
+
+    ``lost`` counts the lines that could not be stored, by reason. After a failure the file is opened
+    anew at most every 0.25 s; the first line after a recovery is a ``lost`` record with the count.
+    """
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        """Prepare to write; ``header`` is the run_start line, repeated where the file had to be made anew."""
+        self.path = path
+        self.lost: Counter[str] = Counter()
+        self._header = header
+        self._started = False
+        self._fd = _DETACHED
+        self._check_at = 0.0
+        self._reason = "closed"
+        self._appended = 0
+        self._unreported: Counter[str] = Counter()
+
+    def open(self) -> None:
+        """Open the journal and write the header.
+
+        Raises:
+            RunError: the folder or file cannot be written, or another live process writes this journal.
+        """
+        try:
+            self._attach(time.time())
+        except BlockingIOError:
+            raise RunError(
+                f"{self.path} is being written by another process: a run has one writer per rank; "
+                "use another run_id, or end the other process first"
+            ) from None
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror}; choose a writable directory=") from error
+
+    def append(self, line: bytes, now: float) -> None:
+        """Store one line, or count it as lost."""
+        if now >= self._check_at:
+            self._check(now)
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            self._detach(error, now)
+            self._lose(1)
+            return
+        self._appended += 1
+        if written != len(line):
+            self._detach(OSError(errno.ENOSPC, "no space left"), now)
+            self._lose(1)
+
+    def close(self) -> None:
+        """Close the file; lines appended later are counted as lost."""
+        if self._fd != _DETACHED:
+            os.close(self._fd)
+        self._fd = _DETACHED
+        self._check_at = float("inf")
+
+    def _check(self, now: float) -> None:
+        """Once a second, and after a failure: is the file at our path still the one we write?"""
+        self._check_at = now + _CHECK_SECONDS
+        try:
+            if self._fd == _DETACHED:
+                self._attach(now)
+            elif not self._is_current():
+                self._detach(OSError(errno.ENOENT, "the journal was removed"), now)
+                self._lose(self._appended)
+                self._attach(now)
+        except OSError as error:
+            self._detach(error, now)
+        self._appended = 0
+
+    def _is_current(self) -> bool:
+        try:
+            there, here = os.stat(self.path), os.fstat(self._fd)
+        except OSError:
+            return False
+        return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+
+    def _attach(self, now: float) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _lock(fd)
+            _write_all(fd, self._preamble(fd, now))
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._started = True
+        self._unreported.clear()
+        self._check_at = now + _CHECK_SECONDS
+
+    def _preamble(self, fd: int, now: float) -> bytes:
+        """What must stand before the next line: an end for a torn line, the header of a new file, our losses."""
+        size = os.fstat(fd).st_size
+        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        lines = [b"\n" if torn else b"", b"" if self._started and size else self._header]
+        for reason, count in self._unreported.items():
+            lines.append(encode_line({"_type": "lost", "time": now, "reason": reason, "count": count}))
+        return b"".join(lines)
+
+    def _detach(self, error: OSError, now: float) -> None:
+        if self._fd != _DETACHED:
+            self._reason = _REASONS.get(error.errno or 0, "write_error")
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+        elif error.errno != errno.EBADF:
+            self._reason = _REASONS.get(error.errno or 0, "write_error")
+        self._fd = _DETACHED
+        self._check_at = min(self._check_at, now + _RETRY_SECONDS)
+
+    def _lose(self, count: int) -> None:
+        if not count:
+            return
+        if self._reason not in self.lost:
+            print(
+                f"telemetry: {self.path}: records are being lost ({self._reason}); training goes on, "
+                "logging resumes by itself",
+                file=sys.stderr,
+            )
+        self.lost[self._reason] += count
+        self._unreported[self._reason] += count
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    if os.write(fd, data) != len(data):
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+def _lock(fd: int) -> None:
+    """Take the writer's lock; file systems without locks (some NFS) go without.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return

@@ -1,0 +1,155 @@
+"""What a run can say: one immutable record per journal line, and the neutral sample readers make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Check",
+    "Checkpoint",
+    "EpochEnd",
+    "Event",
+    "Family",
+    "Labels",
+    "Lost",
+    "Record",
+    "RunEnd",
+    "RunStart",
+    "Sample",
+    "Step",
+    "TableRows",
+    "Timing",
+    "Unknown",
+]
+
+Labels = tuple[tuple[str, str], ...]
+"""Label names and values, sorted by name."""
+
+
+class RunStart(NamedTuple):
+    """The run, or another attempt of it, begins."""
+
+    time: float
+    run_id: str
+    user_id: str = ""
+    recipe: str = ""
+    base_model: str = ""
+    tags: Mapping[str, str] = {}
+    config: Mapping[str, Any] = {}
+    host: str = ""
+    pid: int = 0
+    rank: int = 0
+    world_size: int = 1
+    version: str = ""
+    attempt: int = 1
+
+
+class Step(NamedTuple):
+    """The metrics of one training step under their native keys; values are numbers or NON_FINITE strings."""
+
+    time: float
+    step: int
+    metrics: Mapping[str, Any]
+    epoch: float | None = None
+    properties: Mapping[str, str] = {}
+
+
+class Timing(NamedTuple):
+    """One timed operation, in seconds."""
+
+    time: float
+    name: str
+    seconds: float
+
+
+class TableRows(NamedTuple):
+    """Rows logged under a name at a step."""
+
+    time: float
+    name: str
+    step: int
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Event(NamedTuple):
+    """Something worth a mark on a time line; alert_type is info, warning, error or success."""
+
+    time: float
+    title: str
+    text: str = ""
+    alert_type: str = "info"
+    tags: Sequence[str] = ()
+
+
+class Check(NamedTuple):
+    """The status of a named check: OK, WARNING, CRITICAL or UNKNOWN."""
+
+    time: float
+    name: str
+    status: str
+    message: str = ""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint was saved."""
+
+    time: float
+    step: int
+    path: str
+    metrics: Mapping[str, float] = {}
+
+
+class EpochEnd(NamedTuple):
+    """An epoch ended, with its summary."""
+
+    time: float
+    epoch: float
+    step: int
+    summary: Mapping[str, Any] = {}
+
+
+class Lost(NamedTuple):
+    """The writer could not store this many records (``count`` in the journal) before this line."""
+
+    time: float
+    reason: str
+    records: int
+
+
+class RunEnd(NamedTuple):
+    """The run ended: finished, failed or crashed."""
+
+    time: float
+    status: str
+    reason: str = ""
+    exit_code: int | None = None
+
+
+class Unknown(NamedTuple):
+    """A line of a type this version does not know: counted, otherwise ignored."""
+
+    time: float
+    type: str
+
+
+Record = RunStart | Step | Timing | TableRows | Event | Check | Checkpoint | EpochEnd | Lost | RunEnd | Unknown
+
+
+class Family(NamedTuple):
+    """A metric family: ``name`` has no type suffix, so a counter's samples are called ``name_total``."""
+
+    name: str
+    type: str
+    help: str
+
+
+class Sample(NamedTuple):
+    """One value of one series now, or at a time in milliseconds since the epoch."""
+
+    family: Family
+    labels: Labels
+    value: float
+    suffix: str = ""
+    time_ms: int | None = None

@@ -1,0 +1,7 @@
+"""The API inside a training script."""
+
+from exporter.run.run import Run
+from exporter.run.start import start_run
+from exporter.run.table import Table
+
+__all__ = ["Run", "Table", "start_run"]

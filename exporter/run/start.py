@@ -1,0 +1,175 @@
+"""Start or resume a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from exporter._version import __version__
+from exporter.encoding import encode_line
+from exporter.errors import RunError, ServerError
+from exporter.journal import START, TARGETS_FOLDER, JournalWriter, journal_name, read_chunk
+from exporter.records import RunStart, Step
+from exporter.run.clean import clean
+from exporter.run.exits import close_at_exit
+from exporter.run.ranks import Rank, detect_rank
+from exporter.run.run import Run
+from exporter.run.settings import Settings, resolve_settings
+
+if TYPE_CHECKING:
+    from exporter.server import MetricsServer
+
+__all__ = ["start_run"]
+
+_SCAN_BYTES = 4 * 1024 * 1024
+
+
+def start_run(
+    run_id: str | None = None,
+    user_id: str | None = None,
+    recipe: str | None = None,
+    base_model: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    port: int | None = None,
+    ranks: str | None = None,
+    settings: str | os.PathLike[str] | None = None,
+) -> Run:
+    """Start a run, or resume the one of that id with its next attempt and step.
+
+    What is not given comes from TELEMETRY_RUN_ID and the like, then from the YAML file ``settings`` (or
+    TELEMETRY_SETTINGS), then from the defaults in :class:`exporter.run.settings.Settings`. On ranks above
+    0 the run does nothing unless ``ranks="all"``.
+
+    Raises:
+        ConfigError: a setting is unknown or not usable.
+        RunError: the journal cannot be written, or another process writes it.
+    """
+    arguments = {
+        "run_id": run_id,
+        "user_id": user_id,
+        "recipe": recipe,
+        "base_model": base_model,
+        "config": config,
+        "tags": tags,
+        "directory": None if directory is None else os.fspath(directory),
+        "port": port,
+        "ranks": ranks,
+    }
+    resolved = resolve_settings(arguments, os.environ, None if settings is None else os.fspath(settings))
+    rank = detect_rank(os.environ)
+    if rank.rank and resolved.ranks == "main":
+        return Run(resolved.run_id, None)
+    return _open_run(resolved, rank)
+
+
+class _Past(NamedTuple):
+    """What an earlier attempt left."""
+
+    attempts: int
+    next_step: int
+
+
+def _open_run(settings: Settings, rank: Rank) -> Run:
+    path = Path(settings.directory) / settings.run_id / journal_name(rank.rank)
+    past = _past(path)
+    writer = JournalWriter(path, _header(settings, rank, past.attempts + 1))
+    writer.open()
+    server, stop = None, _nothing
+    if settings.port is not None and rank.rank == 0:
+        server, stop = _serve(settings, path)
+    run = Run(settings.run_id, writer, past.next_step, stop, server.url if server else None)
+    close_at_exit(run)
+    return run
+
+
+def _past(path: Path) -> _Past:
+    """Attempts and steps of an existing journal.
+
+    Raises:
+        RunError: the journal was compressed, so it is closed for good, or cannot be read.
+    """
+    if path.with_name(path.name + ".gz").exists():
+        raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
+    attempts, next_step, position = 0, 0, START
+    try:
+        while True:
+            chunk = read_chunk(path, position, _SCAN_BYTES)
+            if chunk.end == position:
+                return _Past(attempts, next_step)
+            attempts += sum(isinstance(item.record, RunStart) for item in chunk.records)
+            steps = [item.record.step for item in chunk.records if isinstance(item.record, Step)]
+            next_step = steps[-1] + 1 if steps else next_step
+            position = chunk.end
+    except FileNotFoundError:
+        return _Past(0, 0)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}; choose another directory= or run_id=") from error
+
+
+def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:
+    fields = {
+        "run_id": settings.run_id,
+        "user_id": settings.user_id,
+        "recipe": settings.recipe,
+        "base_model": settings.base_model,
+        "tags": {name: str(value) for name, value in settings.tags.items()},
+        "config": settings.config,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "rank": rank.rank,
+        "world_size": rank.world_size,
+        "version": __version__,
+        "attempt": attempt,
+    }
+    return encode_line({"_type": "run_start", "time": time.time(), **clean(fields)})
+
+
+def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[], None]]:
+    """Serve this run from a daemon thread, and register for Prometheus' file discovery."""
+    from exporter.catalog import default_catalog  # noqa: PLC0415: only runs with a server pay for it
+    from exporter.collectors import HostCollector
+    from exporter.server import Exporter, MetricsServer
+
+    catalog = default_catalog()
+    folder = journal.parent
+    collectors = [HostCollector(catalog, folder)]
+    exporter = Exporter([folder], folder / ".cursors.json", catalog, collectors)
+    try:
+        server = MetricsServer(exporter, "127.0.0.1", settings.port or 0)
+    except ServerError as error:
+        server = MetricsServer(exporter, "127.0.0.1", 0)
+        print(f"telemetry: {error} - serving on {server.url} instead", file=sys.stderr)
+    server.is_ready.set()
+    target = Path(settings.directory) / TARGETS_FOLDER / f"{settings.run_id}.json"
+    _register(target, server.address)
+
+    def stop() -> None:
+        target.unlink(missing_ok=True)
+        server.close()
+
+    return server, stop
+
+
+def _register(target: Path, address: tuple[str, int]) -> None:
+    """Write the target file in one move; its pid lets a sidecar remove what a killed trainer left."""
+    host, port = address
+    labels = {"__telemetry_pid": str(os.getpid()), "__telemetry_host": socket.gethostname()}
+    content = [{"targets": [f"{host}:{port}"], "labels": labels}]
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content))
+        temporary.replace(target)
+
+
+def _nothing() -> None:
+    """No server to stop."""

@@ -1,0 +1,231 @@
+"""The pages of a set of runs: followed journals, scrapers' cursors and collectors put together.
+
+In the trainer's process and in the sidecar the same object does the work.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter._version import __version__
+from exporter.catalog import Catalog, Namer
+from exporter.collectors import Collector, process_is_alive
+from exporter.exposition import (
+    Budget,
+    Format,
+    Page,
+    add_latest,
+    add_steps,
+    counter_samples,
+    gauge_samples,
+)
+from exporter.journal import Position, find_journals
+from exporter.records import Labels, Sample
+from exporter.server.client_bridge import render_samples
+from exporter.server.cursors import Cursor, CursorStore
+from exporter.server.history import PIECE_BYTES, RunHistory
+
+__all__ = ["Exporter", "Served"]
+
+PAGE_BYTES = 6 * 1024 * 1024
+"""Journal bytes on one page: about 150 000 samples, so that a backlog drains over several scrapes."""
+
+FOLLOW_BYTES = 64 * 1024 * 1024
+"""Journal bytes taken in at one scrape, so that a long journal cannot make the scrape time out."""
+
+KEEP_SECONDS = 7 * 86400.0
+"""A run that ended, or a journal that was last written, longer ago is no longer shown."""
+
+_COUNTERS_LINGER_MS = 60_000
+_CLOCK_AHEAD_MS = 5_000
+
+
+class Served(NamedTuple):
+    """A page, and what to call once it has reached the scraper."""
+
+    body: bytes
+    delivered: Callable[[], None]
+
+
+class _ScraperState(NamedTuple):
+    samples: int
+    render_seconds: float
+    backlog_bytes: int
+
+
+class Exporter:
+    """Renders pages; one lock lets one page be made at a time, sending them happens outside of it."""
+
+    def __init__(
+        self, paths: Iterable[Path], state_file: Path, catalog: Catalog, collectors: Iterable[Collector] = ()
+    ) -> None:
+        """Show the runs at ``paths``; ``state_file`` keeps the scrapers' cursors."""
+        self._paths = list(paths)
+        self._catalog = catalog
+        self._namer = Namer(catalog)
+        self._collectors = list(collectors)
+        self._cursors = CursorStore(state_file)
+        self._budget = Budget()
+        self._histories: dict[Path, RunHistory] = {}
+        self._lock = threading.Lock()
+        self._read_errors = 0
+        self._scrapes: Counter[str] = Counter()
+        self._scrapers: dict[str, _ScraperState] = {}
+        self._said: set[str] = set()
+
+    @property
+    def scrapers(self) -> list[str]:
+        """Names of the scrapers that have a cursor."""
+        return self._cursors.scrapers
+
+    def refresh(self) -> int:
+        """Find journals and read what was appended to them; returns the bytes read."""
+        with self._lock:
+            return self._refresh(time.time())
+
+    def latest_page(self, form: Format) -> bytes:
+        """The latest value of everything, without timestamps and without side effects."""
+        with self._lock:
+            now = time.time()
+            self._refresh(now)
+            page = Page(form)
+            for history, statuses in self._shown(now):
+                if "running" in statuses:
+                    add_latest(page, history.state, self._catalog)
+                page.add(counter_samples(history.state, self._catalog))
+                page.add(gauge_samples(history.state, self._catalog, statuses))
+            return self._finish(page, now)
+
+    def scraper_page(self, form: Format, scraper: str, overlap_seconds: float = 0.0) -> Served:
+        """Every step since the scraper's last page, and again those of the last ``overlap_seconds`` before it."""
+        with self._lock:
+            started = time.perf_counter()
+            now = time.time()
+            self._refresh(now)
+            page = Page(form)
+            shown = list(self._shown(now))
+            cursors, samples = self._add_steps(page, scraper, int(overlap_seconds * 1000), [h for h, _ in shown], now)
+            for history, statuses in shown:
+                page.add(gauge_samples(history.state, self._catalog, statuses))
+            backlog = sum(h.position.offset - cursors[h.path].position.offset for h, _ in shown)
+            self._scrapes[scraper] += 1
+            self._scrapers[scraper] = _ScraperState(samples, time.perf_counter() - started, backlog)
+            body = self._finish(page, now)
+        return Served(body, lambda: self._advance(scraper, cursors))
+
+    def _advance(self, scraper: str, cursors: dict[Path, Cursor]) -> None:
+        with self._lock:
+            self._cursors.advance(scraper, cursors)
+
+    def _add_steps(
+        self, page: Page, scraper: str, repeat_ms: int, histories: list[RunHistory], now: float
+    ) -> tuple[dict[Path, Cursor], int]:
+        starts = {h.path: self._cursors.position(scraper, h.path, h.inode) for h in histories}
+        behind = sum(h.position.offset > starts[h.path].offset for h in histories)
+        share = max(PAGE_BYTES // max(behind, 1), PIECE_BYTES)
+        cursors, samples = {}, 0
+        for history in histories:
+            start = starts[history.path]
+            end, count = self._add_history(page, history, start, repeat_ms, share, int(now * 1000))
+            cursors[history.path] = Cursor(history.inode, end)
+            samples += count
+        return cursors, samples
+
+    def _add_history(
+        self, page: Page, history: RunHistory, start: Position, repeat_ms: int, limit: int, now_ms: int
+    ) -> tuple[Position, int]:
+        """One journal's steps, and its counters while they may still be news to the scraper."""
+        state, end, samples = history.state, start, 0
+        try:
+            for chunk in history.read(start, repeat_ms, limit, now_ms + _CLOCK_AHEAD_MS):
+                samples += add_steps(page, chunk.records, history.series, self._catalog)
+                end = max(end, chunk.end)
+        except OSError:
+            self._read_errors += 1
+        is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS
+        if is_news and state.latest_ms <= now_ms + _CLOCK_AHEAD_MS:
+            page.add(counter_samples(state, self._catalog, state.latest_ms, start.step_ms))
+        return end, samples
+
+    def _refresh(self, now: float) -> int:
+        found = {journal: None for path in self._paths for journal in find_journals(path)}
+        for path in [path for path in self._histories if path not in found]:
+            self._histories.pop(path).close()
+        budget = FOLLOW_BYTES
+        for path in found:
+            budget -= self._follow(path, budget, now)
+        return FOLLOW_BYTES - budget
+
+    def _follow(self, path: Path, limit: int, now: float) -> int:
+        try:
+            history = self._histories.get(path)
+            if history is None:
+                if now - path.stat().st_mtime > KEEP_SECONDS:
+                    return 0
+                history = RunHistory(path, self._catalog, self._namer, self._budget, process_is_alive)
+                self._histories[path] = history
+            return history.follow(limit)
+        except (OSError, EOFError) as error:
+            self._read_errors += 1
+            self._say(f"cannot read {path}: {error}")
+            return 0
+
+    def _shown(self, now: float) -> Iterator[tuple[RunHistory, set[str]]]:
+        """Histories with anything to show; of two journals that claim to be one run, the first."""
+        seen: dict[Labels, Path] = {}
+        for history in self._histories.values():
+            state = history.state
+            if not state.latest_ms or (state.end and now - state.end.time > KEEP_SECONDS):
+                continue
+            owner = seen.setdefault(history.series.labels, history.path)
+            if owner is history.path:
+                yield history, history.statuses(now)
+            else:
+                self._say(f"{history.path} is not shown: {owner} has the same run_id and labels")
+
+    def _finish(self, page: Page, now: float) -> bytes:
+        samples = [*self._collected(), *self._own_samples(now)]
+        return page.render() + render_samples(samples, page.format) + page.format.end
+
+    def _collected(self) -> Iterator[Sample]:
+        """Each collector apart: one that fails is a number on the page, not a failed page."""
+        for collector in self._collectors:
+            labels = (("collector", collector.name),)
+            started = time.perf_counter()
+            samples: list[Sample] = []
+            try:
+                samples.extend(collector.collect())
+                success = 1
+            except Exception as error:  # noqa: BLE001 - whatever a collector's library raises
+                success = 0
+                self._say(f"collector {collector.name} failed: {error!r}")
+            yield from samples
+            yield Sample(self._catalog.family("telemetry_collector_success"), labels, success)
+            seconds = time.perf_counter() - started
+            yield Sample(self._catalog.family("telemetry_collector_duration_seconds"), labels, seconds)
+
+    def _own_samples(self, now: float) -> Iterator[Sample]:
+        family = self._catalog.family
+        yield Sample(family("telemetry_build_info"), (("version", __version__),), 1)
+        yield Sample(family("telemetry_read_errors"), (), self._read_errors)
+        statuses = Counter(status for _, of_run in self._shown(now) for status in of_run)
+        for status, count in sorted(statuses.items()):
+            yield Sample(family("telemetry_runs"), (("status", status),), count)
+        for scraper, last in self._scrapers.items():
+            labels = (("scraper", scraper),)
+            yield Sample(family("telemetry_scrapes"), labels, self._scrapes[scraper])
+            yield Sample(family("telemetry_page_samples"), labels, last.samples)
+            yield Sample(family("telemetry_page_render_seconds"), labels, last.render_seconds)
+            yield Sample(family("telemetry_backlog_bytes"), labels, last.backlog_bytes)
+
+    def _say(self, message: str) -> None:
+        """One line per kind of trouble."""
+        if message not in self._said and len(self._said) < 1000:
+            self._said.add(message)
+            print(f"telemetry: {message}", file=sys.stderr)

@@ -1,0 +1,122 @@
+"""One journal as the pages see it: followed to its end, readable again from any scraper's position."""
+
+from __future__ import annotations
+
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from exporter.catalog import Catalog, Namer
+from exporter.exposition import Budget, RunSeries, RunState, default_labels
+from exporter.journal import START, Chunk, Position, identity, journal_rank, read_chunk
+
+__all__ = ["PIECE_BYTES", "RunHistory"]
+
+PIECE_BYTES = 256 * 1024
+"""Journals are read in pieces: between two of them the training's threads get their turn."""
+
+_CHECKPOINT_BYTES = 64 * 1024
+_SILENT_SECONDS = 3600.0
+_SILENT_STEPS = 20.0
+
+
+class RunHistory:
+    """Follows one journal; starts over when the file was replaced or cut."""
+
+    def __init__(
+        self,
+        path: Path,
+        catalog: Catalog,
+        namer: Namer,
+        budget: Budget,
+        process_is_alive: Callable[[int, float], bool],
+    ) -> None:
+        self.path = path
+        self._catalog = catalog
+        self._budget = budget
+        self._process_is_alive = process_is_alive
+        self._namer = namer
+        self.inode = 0
+        self._size = 0
+        self.position = START
+        self._restart()
+
+    def follow(self, limit: int) -> int:
+        """Read what was appended, at most ``limit`` bytes; returns the bytes read.
+
+        Raises:
+            OSError: the journal cannot be read now.
+        """
+        inode, size = identity(self.path)
+        if inode != self.inode or size < self._size:
+            self.series.release()
+            self._restart()
+            self.inode = inode
+        if size == self._size:
+            return 0
+        begin = self.position.offset
+        while self.position.offset - begin < limit:
+            chunk = read_chunk(self.path, self.position, PIECE_BYTES)
+            if chunk.end == self.position:
+                self._size = size
+                break
+            self._take(chunk)
+            time.sleep(0)
+        return self.position.offset - begin
+
+    def read(self, start: Position, repeat_ms: int, limit: int, until_ms: int) -> Iterator[Chunk]:
+        """Pieces from a position on, at most ``limit`` bytes behind it; they begin ``repeat_ms`` earlier."""
+        if start.offset > self.position.offset:
+            start = START
+        cutoff = start.step_ms - repeat_ms
+        here = self._checkpoint_before(start, cutoff) if repeat_ms else start
+        stop = min(start.offset + limit, self.position.offset)
+        while here.offset < stop:
+            chunk = read_chunk(self.path, here, min(PIECE_BYTES, stop - here.offset), until_ms)
+            if chunk.end == here:
+                return
+            here = chunk.end
+            if repeat_ms:
+                chunk = chunk._replace(records=[item for item in chunk.records if item.ms > cutoff])
+            yield chunk
+            time.sleep(0)
+
+    def statuses(self, now: float) -> set[str]:
+        """The run's status: one of running, finished, failed, crashed; stalled may stand beside running."""
+        if self.state.end is not None:
+            return {self.state.end.status}
+        if self._is_dead(now):
+            return {"crashed"}
+        return {"running", "stalled"} if self.state.is_stalled(now) else {"running"}
+
+    def close(self) -> None:
+        """Give the series of a journal that is no longer shown back to the page's budget."""
+        self.series.release()
+
+    def _restart(self) -> None:
+        self._size = 0
+        labels = default_labels(self.path.resolve().parent.name, journal_rank(self.path) or 0)
+        self.series = RunSeries(self._namer, self._budget, labels)
+        self.state = RunState(self._catalog, self._namer, self.series)
+        self.position = START
+        self._checkpoints = [START]
+
+    def _take(self, chunk: Chunk) -> None:
+        self.state.add(chunk)
+        self.position = chunk.end
+        if chunk.end.offset - self._checkpoints[-1].offset >= _CHECKPOINT_BYTES:
+            self._checkpoints.append(chunk.end)
+
+    def _checkpoint_before(self, start: Position, step_ms: int) -> Position:
+        index = bisect_left(self._checkpoints, step_ms, key=lambda position: position.step_ms)
+        checkpoint = self._checkpoints[max(index - 1, 0)]
+        return min(checkpoint, start)
+
+    def _is_dead(self, now: float) -> bool:
+        start = self.state.start
+        if start is not None and start.pid and start.host == socket.gethostname():
+            return not self._process_is_alive(start.pid, start.time)
+        silent = now - self.state.latest_ms / 1000
+        return silent > max(_SILENT_SECONDS, _SILENT_STEPS * self.state.median_step_seconds)
