@@ -167,6 +167,8 @@ def _scaled(panel: timeseries.Panel, metric: Metric) -> timeseries.Panel:
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
     elif _unit(metric) == "percentunit":
         bounds = [1.0]
+    if _unit(metric) == "sci":
+        panel.decimals(2)
     if bounds:
         panel.axis_soft_min(min(0.0, *bounds)).axis_soft_max(max(bounds))
     return panel
