@@ -45,6 +45,8 @@ class RunState:
         self._catalog = catalog
         self._namer = namer
         self._schemas: dict[tuple[int, tuple[str, ...]], _Schema] = {}
+        self._last_place: tuple[int, tuple[str, ...]] = (0, ())
+        self._last_schema = _Schema([], [])
         self.start: RunStart | None = None
         self.first_time: float | None = None
         self.end: RunEnd | None = None
@@ -99,9 +101,7 @@ class RunState:
             self.first_time = step.time
         metrics = step.metrics
         self.latest.update(metrics)
-        schema = self._schemas.get((stamped.attempt, keys := tuple(metrics)))
-        if schema is None:
-            schema = self._learn(stamped.attempt, keys, stamped.ms)
+        schema = self._schema(stamped, tuple(metrics))
         for key, series in schema.headlines:
             self._update_best(series, metrics[key], step.step)
         for key, series in schema.observations:
@@ -111,7 +111,17 @@ class RunState:
         except TypeError:
             self._count_nonfinite(stamped, metrics)
 
-    def _learn(self, attempt: int, keys: tuple[str, ...], ms: int) -> _Schema:
+    def _schema(self, stamped: Stamped, keys: tuple[str, ...]) -> _Schema:
+        # Most records have the keys of the one before: comparing them is cheaper than hashing them.
+        place = (stamped.attempt, keys)
+        if place != self._last_place:
+            if place not in self._schemas:
+                self._learn(stamped.attempt, keys, stamped.ms)
+            self._last_place = place
+            self._last_schema = self._schemas[place]
+        return self._last_schema
+
+    def _learn(self, attempt: int, keys: tuple[str, ...], ms: int) -> None:
         """Claim the series of a new set of keys, in the order in which they first appear."""
         schema = _Schema([], [])
         for key in keys:
@@ -128,7 +138,6 @@ class RunState:
         if len(self._schemas) >= _MAX_SCHEMAS:
             self._schemas.clear()
         self._schemas[attempt, keys] = schema
-        return schema
 
     def _update_best(self, series: Series, native: float | str, step: int) -> None:
         value = float(native) * series.name.scale

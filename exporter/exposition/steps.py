@@ -24,6 +24,9 @@ __all__ = ["add_steps"]
 _Column = tuple[Sequence[int], Sequence[Any]]
 """Row numbers, ascending, and the values in them."""
 
+_Schema = tuple[int, tuple[str, ...]]
+"""An attempt and the keys of a record."""
+
 
 class _Row(NamedTuple):
     ms: int
@@ -55,12 +58,9 @@ def _epochs(rows: list[_Row], series: RunSeries, catalog: Catalog) -> Iterator[t
 
 def _metrics(rows: list[_Row], series: RunSeries) -> Iterator[tuple[Series, _Column]]:
     """The values of each series, taken from every group of records that have the same keys."""
-    groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        groups[row.attempt, tuple(row.step.metrics)].append(index)
     owners: dict[bytes, Series] = {}
     columns: dict[bytes, list[_Column]] = defaultdict(list)
-    for (attempt, keys), indices in groups.items():
+    for (attempt, keys), indices in _group(rows).items():
         values = zip(*[rows[index].step.metrics.values() for index in indices], strict=True)
         for key, column in zip(keys, values, strict=False):
             owner = series.get(attempt, key)
@@ -69,6 +69,20 @@ def _metrics(rows: list[_Row], series: RunSeries) -> Iterator[tuple[Series, _Col
                 columns[owner.prefix].append((indices, column))
     for prefix, parts in columns.items():
         yield owners[prefix], parts[0] if len(parts) == 1 else _merge(parts)
+
+
+def _group(rows: list[_Row]) -> dict[_Schema, list[int]]:
+    """Row numbers by attempt and keys."""
+    groups: dict[_Schema, list[int]] = defaultdict(list)
+    previous: _Schema = (0, ())
+    indices = groups[previous]
+    for index, row in enumerate(rows):
+        # Most records have the keys of the one before: comparing them is cheaper than hashing them.
+        schema = (row.attempt, tuple(row.step.metrics))
+        if schema != previous:
+            previous, indices = schema, groups[schema]
+        indices.append(index)
+    return groups
 
 
 def _merge(columns: list[_Column]) -> _Column:

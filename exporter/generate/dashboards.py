@@ -8,15 +8,19 @@ three lines are one.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, timeseries
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import common as common_model
-from grafana_foundation_sdk.models import dashboard as model
-
 from exporter.catalog import Alert, Catalog, Metric
+
+with warnings.catch_warnings():
+    # The library advises dashboards of version 2, which only recent Grafana servers read from files.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from grafana_foundation_sdk.builders import common, dashboard, prometheus, timeseries
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models import common as common_model
+    from grafana_foundation_sdk.models import dashboard as model
 
 __all__ = ["dashboards", "overview"]
 
