@@ -36,11 +36,11 @@ class Page:
             group = tuple(label for label in sample.labels if label[0] != "le")
             self.add_block(sample.family, group, prefix + value_text(sample.value) + time)
 
-    def render(self) -> bytes:
-        """The page so far, without its closing line."""
+    def render(self, rest: bytes = b"") -> bytes:
+        """The page, with ready text behind it and its closing line."""
         parts: list[bytes] = []
         for header, series in self._families.values():
             parts.append(header)
             for blocks in series.values():
                 parts += blocks
-        return b"".join(parts)
+        return b"".join([*parts, rest, self.format.end])

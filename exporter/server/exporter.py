@@ -191,7 +191,7 @@ class Exporter:
 
     def _finish(self, page: Page, now: float) -> bytes:
         samples = [*self._collected(), *self._own_samples(now)]
-        return page.render() + render_samples(samples, page.format) + page.format.end
+        return page.render(render_samples(samples, page.format))
 
     def _collected(self) -> Iterator[Sample]:
         """Each collector apart: one that fails is a number on the page, not a failed page."""

@@ -14,7 +14,7 @@ from exporter.journal import START, Chunk, Position, identity, journal_rank, rea
 
 __all__ = ["PIECE_BYTES", "RunHistory"]
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 96 * 1024
 """Journals are read in pieces: between two of them the training's threads get their turn."""
 
 _CHECKPOINT_BYTES = 64 * 1024

@@ -1,0 +1,52 @@
+# make demo    train two real PPO runs and watch them through Prometheus and Alertmanager
+# make test    everything that CI checks
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check unit integration benchmark servers golden clean
+
+demo: $(VENV)/demo servers
+	$(BIN)/telemetry-exporter demo $(DEMO)
+
+test: check unit
+
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	touch $@
+
+$(VENV)/dev: pyproject.toml | $(VENV)/demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,generate,dev]'
+	touch $@
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/interrogate --quiet exporter tests
+	$(BIN)/telemetry-exporter generate --check
+
+unit: $(VENV)/dev servers
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+benchmark: $(VENV)/dev
+	$(BIN)/python tests/benchmarks/bench_spine.py
+
+# Prometheus and Alertmanager from the distribution, where they are missing and may be installed.
+servers:
+	@command -v prometheus >/dev/null && { command -v prometheus-alertmanager || command -v alertmanager; } >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	     && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager; } >/dev/null \
+	|| echo "Prometheus or Alertmanager is missing and cannot be installed here; on Debian: sudo apt-get install prometheus prometheus-alertmanager"
+
+# Rewrite every generated file.
+golden: $(VENV)/dev
+	$(BIN)/telemetry-exporter generate
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
