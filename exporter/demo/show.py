@@ -44,10 +44,8 @@ def run_demo(*, once: bool, seconds: int) -> int:
             receiver.close()
 
 
-def outcome(notifications: Sequence[Notification], alerting: bool) -> str:
+def outcome(notifications: Sequence[Notification]) -> str:
     """What is wrong with the notifications of a finished demo; empty when all is as it must be."""
-    if not alerting:
-        return ""
     wrong = [item for item in notifications if item.run_id != "diverging"]
     if wrong:
         return f"{wrong[0].alertname} was delivered for {wrong[0].run_id!r}, which is healthy"
@@ -66,14 +64,24 @@ def _show(stack: Stack, receiver: Receiver, stop: threading.Event, *, once: bool
     _print_addresses(stack)
     trainers = [stack.train(preset, seconds) for preset in _PRESETS]
     _watch(stack, trainers, stop)
-    if alerting:
+    problem = _failures(stack, trainers)
+    if alerting and not problem:
         _wait_for_resolved(receiver, stop)
-    problem = outcome(receiver.notifications, alerting)
+        problem = outcome(receiver.notifications)
     print(f"PROBLEM: {problem}" if problem else "Both runs are over, and all alerts came as expected.", flush=True)
     if not once and not stop.is_set():
         print("Serving until Ctrl-C.", flush=True)
         stop.wait()
     return 1 if problem and once else 0
+
+
+def _failures(stack: Stack, trainers: list[subprocess.Popen[str]]) -> str:
+    """The last words of a trainer that failed; empty when none did."""
+    for preset, trainer in zip(_PRESETS, trainers, strict=True):
+        if trainer.returncode:
+            words = (stack.folder / f"{preset}.log").read_text()[-2000:]
+            return f"training {preset!r} ended with exit code {trainer.returncode}: {words}"
+    return ""
 
 
 def _print_addresses(stack: Stack) -> None:

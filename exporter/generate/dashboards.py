@@ -162,20 +162,29 @@ def _blank(metric: Metric) -> timeseries.Panel:
 
 
 def _scaled(panel: timeseries.Panel, metric: Metric) -> timeseries.Panel:
-    """Draw the alerts' bounds, and choose an axis on which they can be seen."""
+    """Draw the alerts' bounds, and choose an axis on which they and the values can be read."""
     steps = _thresholds(metric.alerts)
     panel.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps))
+    share = _unit(metric) == "percentunit"
     bounds = [step.value for step in steps if step.value is not None]
     if bounds:
         style = common_model.GraphThresholdsStyleMode.DASHED_AND_AREA
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
-    elif _unit(metric) == "percentunit":
-        bounds = [1.0]
+    if bounds or share:
+        panel.axis_soft_min(min([0.0, *bounds])).axis_soft_max(max(bounds or [1.0]))
+    upper = [alert.above for alert in metric.alerts if alert.above is not None and alert.above > 0]
+    if upper and not share:
+        _stretch(panel, min(upper))
     if _unit(metric) == "sci":
         panel.decimals(2)
-    if bounds:
-        panel.axis_soft_min(min(0.0, *bounds)).axis_soft_max(max(bounds))
     return panel
+
+
+def _stretch(panel: timeseries.Panel, bound: float) -> None:
+    # A single KL of 100 would flatten everything else: linear up to the bound, logarithmic behind it.
+    scale = common.ScaleDistributionConfig().type(common_model.ScaleDistribution.SYMLOG)
+    # Without decimals of its own, such an axis calls 0.05 and 0.1 the same.
+    panel.scale_distribution(scale.log(10).linear_threshold(bound)).decimals(3)
 
 
 def _target(metric: Metric, line: _Line) -> prometheus.Dataquery:

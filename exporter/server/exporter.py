@@ -53,6 +53,11 @@ class Served(NamedTuple):
     delivered: Callable[[], None]
 
 
+class _Shown(NamedTuple):
+    history: RunHistory
+    statuses: set[str]
+
+
 class _ScraperState(NamedTuple):
     samples: int
     render_seconds: float
@@ -95,12 +100,13 @@ class Exporter:
             now = time.time()
             self._refresh(now)
             page = Page(form)
-            for history, statuses in self._shown(now):
+            shown = list(self._shown(now))
+            for history, statuses in shown:
                 if "running" in statuses:
                     add_latest(page, history.state, self._catalog)
                 page.add(counter_samples(history.state, self._catalog))
                 page.add(gauge_samples(history.state, self._catalog, statuses))
-            return self._finish(page, now)
+            return self._finish(page, shown)
 
     def scraper_page(self, form: Format, scraper: str, overlap_seconds: float = 0.0) -> Served:
         """Every step since the scraper's last page, and again those of the last ``overlap_seconds`` before it."""
@@ -116,7 +122,7 @@ class Exporter:
             backlog = sum(h.position.offset - cursors[h.path].position.offset for h, _ in shown)
             self._scrapes[scraper] += 1
             self._scrapers[scraper] = _ScraperState(samples, time.perf_counter() - started, backlog)
-            body = self._finish(page, now)
+            body = self._finish(page, shown)
         return Served(body, lambda: self._advance(scraper, cursors))
 
     def _advance(self, scraper: str, cursors: dict[Path, Cursor]) -> None:
@@ -176,7 +182,7 @@ class Exporter:
             self._say(f"cannot read {path}: {error}")
             return 0
 
-    def _shown(self, now: float) -> Iterator[tuple[RunHistory, set[str]]]:
+    def _shown(self, now: float) -> Iterator[_Shown]:
         """Histories with anything to show; of two journals that claim to be one run, the first."""
         seen: dict[Labels, Path] = {}
         for history in self._histories.values():
@@ -185,12 +191,12 @@ class Exporter:
                 continue
             owner = seen.setdefault(history.series.labels, history.path)
             if owner is history.path:
-                yield history, history.statuses(now)
+                yield _Shown(history, history.statuses(now))
             else:
                 self._say(f"{history.path} is not shown: {owner} has the same run_id and labels")
 
-    def _finish(self, page: Page, now: float) -> bytes:
-        samples = [*self._collected(), *self._own_samples(now)]
+    def _finish(self, page: Page, shown: list[_Shown]) -> bytes:
+        samples = [*self._collected(), *self._own_samples(shown)]
         return page.render(render_samples(samples, page.format))
 
     def _collected(self) -> Iterator[Sample]:
@@ -210,11 +216,11 @@ class Exporter:
             seconds = time.perf_counter() - started
             yield Sample(self._catalog.family("telemetry_collector_duration_seconds"), labels, seconds)
 
-    def _own_samples(self, now: float) -> Iterator[Sample]:
+    def _own_samples(self, shown: list[_Shown]) -> Iterator[Sample]:
         family = self._catalog.family
         yield Sample(family("telemetry_build_info"), (("version", __version__),), 1)
         yield Sample(family("telemetry_read_errors"), (), self._read_errors)
-        statuses = Counter(status for _, of_run in self._shown(now) for status in of_run)
+        statuses = Counter(status for _, of_run in shown for status in of_run)
         for status, count in sorted(statuses.items()):
             yield Sample(family("telemetry_runs"), (("status", status),), count)
         for scraper, last in self._scrapers.items():

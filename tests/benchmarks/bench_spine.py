@@ -28,7 +28,7 @@ NAMES = [
     for group in ("train", "rollout", "optim", "perf", "env")
     for name in ("loss", "reward_mean", "reward_std", "kl", "entropy", "grad_norm")
 ]
-ROWS = [{name: random.Random(seed).gauss(0, 3) for name in NAMES} for seed in range(64)]  # noqa: S311
+ROWS = [{name: random.Random(seed).gauss(0, 3) for name in NAMES} for seed in range(64)]
 
 
 def per_step(step: Callable[[int, dict[str, float]], None]) -> float:
@@ -134,7 +134,7 @@ def render_prometheus_client() -> float:
     """generate_latest on as many samples (each a series of its own, as it has no history)."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-    registry, rng = CollectorRegistry(), random.Random(1)  # noqa: S311
+    registry, rng = CollectorRegistry(), random.Random(1)
     for family in range(PAGE_SAMPLES // 100):
         gauge = Gauge(f"train_metric_{family:04d}_mean", "A metric", ["run", "user"], registry=registry)
         for run in range(100):
@@ -192,7 +192,9 @@ def _import_ms(module: str) -> float:
         subprocess.run([sys.executable, "-c", code], check=True)
         return time.perf_counter() - begin
 
-    return (statistics.median(run(f"import {module}") for _ in range(5)) - statistics.median(run("") for _ in range(5))) * 1000
+    return (
+        statistics.median(run(f"import {module}") for _ in range(5)) - statistics.median(run("") for _ in range(5))
+    ) * 1000
 
 
 def _longest_log(*, scrape: bool) -> float:

@@ -17,6 +17,7 @@ from tests.support.servers import Prometheus, Sidecar, require, running, wait_un
 TRAINER = Path(__file__).parents[1] / "support/trainer.py"
 SECONDS = 60.0
 STEPS_PER_SECOND = 25.0
+STATUSES = {"steady run": "finished", "own page": "finished", "victim": "crashed"}
 METRICS = {"train/loss": "training_loss", "train/approx_kl": "rl_kl_divergence", "train/metric_3": "training_metric_3"}
 
 
@@ -88,12 +89,15 @@ def test_every_step_is_stored_once_whatever_is_killed(tmp_path: Path) -> None:
             trainer.wait(SECONDS + 30)
         for server in servers:
             for name in trainers:
-                wait_until(lambda s=server, n=name: is_complete(s, runs, n), 40, f"the last step of {name} at {server.url}")
+                wait_until(
+                    lambda s=server, n=name: is_complete(s, runs, n), 40, f"the last step of {name} at {server.url}"
+                )
                 assert_all_stored(server, runs, name)
         for server in servers:
-            expected = {"steady run": "finished", "own page": "finished", "victim": "crashed"}
-            wait_until(lambda s=server: statuses(s) == expected, 20, f"every status at {server.url}")
-            totals = {item["metric"]["run_id"]: float(item["value"][1]) for item in server.query("training_steps_total")}
+            wait_until(lambda s=server: statuses(s) == STATUSES, 20, f"every status at {server.url}")
+            totals = {
+                item["metric"]["run_id"]: float(item["value"][1]) for item in server.query("training_steps_total")
+            }
             assert totals == {name: len(logged(runs, name)) for name in trainers}
 
 

@@ -100,7 +100,9 @@ class Server:
 class Prometheus(Server):
     """Prometheus with the shipped configuration; only the target files differ."""
 
-    def __init__(self, binary: str, folder: Path, exporters: Sequence[str], alertmanager: str = "", scraper: str = "prometheus") -> None:
+    def __init__(
+        self, binary: str, folder: Path, exporters: Sequence[str], alertmanager: str = "", scraper: str = "prometheus"
+    ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         for name in ("prometheus", "alerts"):
             shutil.copytree(REPOSITORY / name, folder / name, dirs_exist_ok=True)

@@ -16,7 +16,7 @@ def main() -> None:
     """Log until the time is over."""
     runs, run_id, seconds, rate = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
     port = int(sys.argv[5]) if len(sys.argv) > 5 else None
-    rng = random.Random(run_id)  # noqa: S311
+    rng = random.Random(run_id)
     run = start_run(run_id=run_id, user_id="test", directory=runs, port=port)
     print(run.url, flush=True)
     begin = time.monotonic()
