@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 NON_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+_EXACT_DIGITS = 19
 
 
 encode = orjson.dumps
@@ -56,7 +57,16 @@ def decode(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        return json.loads(line)
+        pass
+    try:
+        return json.loads(line, parse_int=_whole_number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _whole_number(digits: str) -> float:
+    """A whole number as orjson gives it: a float where it has more digits than 64 bits hold."""
+    return int(digits) if len(digits) < _EXACT_DIGITS else float(digits)
 
 
 def is_finite_sum(total: Any) -> bool:

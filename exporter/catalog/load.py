@@ -54,10 +54,12 @@ def parse_catalog(text: str, source: str) -> Catalog:
     """
     try:
         data = yaml.load(text, _UniqueKeys)  # noqa: S506 - it is a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise ConfigError(f"{source}: not YAML: {error}") from error
     top = _mapping(data, source)
     _known(top, ("groups", "metrics"), source)
+    for part in ("groups", "metrics"):
+        _require(part in top, source, f"{part} is missing")
     groups = {name: _group(item, f"{source}: groups.{name}") for name, item in _mapping(top["groups"], source).items()}
     metrics = {
         name: _metric(name, item, groups, f"{source}: {name}")
@@ -81,9 +83,9 @@ class _UniqueKeys(yaml.SafeLoader):
 def _metric(name: str, data: Any, groups: Mapping[str, Group], where: str) -> Metric:
     item = _mapping(data, where)
     item["name"] = name
-    item["labels"] = tuple(item.get("labels", ()))
-    item["aliases"] = tuple(_alias(alias, where) for alias in item.get("aliases", ()))
-    item["alerts"] = tuple(_alert(alert, where) for alert in item.get("alerts", ()))
+    item["labels"] = _texts(item.get("labels", []), f"{where}: labels")
+    item["aliases"] = tuple(_alias(alias, where) for alias in _list(item.get("aliases", []), f"{where}: aliases"))
+    item["alerts"] = tuple(_alert(alert, where) for alert in _list(item.get("alerts", []), f"{where}: alerts"))
     if "panel" in item:
         item["panel"] = _build(Panel, item["panel"], f"{where}: panel")
     if "healthy" in item:
@@ -109,13 +111,13 @@ def _check_metric(metric: Metric, groups: Mapping[str, Group], where: str) -> No
 
 def _group(data: Any, where: str) -> Group:
     item = _mapping(data, where)
-    return _build(Group, {**item, "prefixes": tuple(item.get("prefixes", ()))}, where)
+    return _build(Group, {**item, "prefixes": _texts(item.get("prefixes", []), f"{where}: prefixes")}, where)
 
 
 def _alias(data: Any, where: str) -> Alias:
     item = _mapping(data, where)
     _require(item.get("keys"), where, "an alias needs keys")
-    alias = _build(Alias, {**item, "keys": tuple(item["keys"])}, where)
+    alias = _build(Alias, {**item, "keys": _texts(item["keys"], f"{where}: keys")}, where)
     _require(math.isfinite(alias.scale) and alias.scale != 0, where, f"scale {alias.scale!r} must be finite and not 0")
     return alias
 
@@ -133,8 +135,8 @@ def _unique_keys(metrics: Iterable[Metric], source: str) -> None:
     seen: dict[str, str] = {}
     for metric in metrics:
         for key in (key.replace(".", "/") for alias in metric.aliases for key in alias.keys):
-            owner = seen.setdefault(key, metric.name)
-            _require(owner == metric.name, source, f"native key {key!r} belongs to both {owner} and {metric.name}")
+            _require(key not in seen, source, f"native key {key!r} belongs to both {seen.get(key)} and {metric.name}")
+            seen[key] = metric.name
 
 
 def _build(cls: type[T], data: Any, where: str) -> T:
@@ -158,6 +160,8 @@ def _typed(value: Any, annotation: str, where: str) -> Any:
         "float": (int, float),
         "float | None": (int, float),
     }
+    if annotation == "Mapping[str, str]":
+        return {_typed(key, "str", where): _typed(text, "str", where) for key, text in _mapping(value, where).items()}
     kinds = expected.get(annotation)
     if kinds is None:
         return value
@@ -167,6 +171,15 @@ def _typed(value: Any, annotation: str, where: str) -> Any:
         f"{value!r} must be of type {annotation}",
     )
     return float(value) if float in kinds else value
+
+
+def _texts(data: Any, where: str) -> tuple[str, ...]:
+    return tuple(_typed(item, "str", where) for item in _list(data, where))
+
+
+def _list(data: Any, where: str) -> list[Any]:
+    _require(isinstance(data, list), where, f"{data!r} must be a list")
+    return list(data)
 
 
 def _mapping(data: Any, where: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ __all__ = ["Namer", "SeriesName", "sanitize"]
 
 _MAX_NAME = 200
 _RESERVED_SUFFIX = re.compile(r"_(total|sum|count|bucket|info|created)$")
+_TIMING = re.compile(r"performance_.*_duration_seconds")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ILLEGAL = re.compile(r"[^a-z0-9]+")
 
@@ -43,7 +44,7 @@ class Namer:
         metric = self._timings.get(name)
         if metric:
             return SeriesName(metric.family, (), 1.0, metric)
-        family = f"performance_{sanitize(name)}_duration_seconds"
+        family = _legal(f"performance_{sanitize(name)}_duration_seconds")
         return SeriesName(Family(family, "histogram", f"Duration of the operation {_quoted(name)}."), (), 1.0, None)
 
     def _resolve(self, key: str) -> SeriesName:
@@ -54,10 +55,10 @@ class Namer:
         group, _, rest = path.partition("/")
         prefix = self._prefixes.get(group) if rest else None
         name = f"{prefix}_{sanitize(rest)}" if prefix else f"custom_{sanitize(path)}"
-        known = self._catalog.metrics.get(name) or self._catalog.metrics.get(_RESERVED_SUFFIX.sub("", name))
+        known = self._catalog.metrics.get(name)
         if known and known.type == "gauge" and not known.derived and not known.labels:
             return SeriesName(known.family, (), 1.0, known)
-        if known:
+        if known or _TIMING.fullmatch(name):
             name = f"custom_{sanitize(path)}"
         return SeriesName(Family(_legal(name), "gauge", f"Logged as {_quoted(key)}."), (), 1.0, None)
 

@@ -36,6 +36,9 @@ _FINEST = "1s"
 _RATE_STEP = "15s"
 # A run that steps once an hour is a line; one that was stopped and resumed the next day shows its gap.
 _LONGEST_BRIDGE_MS = 3_600_000.0
+# Times the highest bound: a single KL of 100 would flatten all other steps, so it leaves the panel instead.
+# (On a logarithmic axis it could stay, but Grafana's does not reach to a bound that no value is near.)
+_TALLEST = 10
 _DASHED = [model.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [6, 4]})]
 _FAINT = [
     model.DynamicConfigValue("custom.lineWidth", 0.5),
@@ -172,19 +175,12 @@ def _scaled(panel: timeseries.Panel, metric: Metric) -> timeseries.Panel:
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
     if bounds or share:
         panel.axis_soft_min(min([0.0, *bounds])).axis_soft_max(max(bounds or [1.0]))
-    upper = [alert.above for alert in metric.alerts if alert.above is not None and alert.above > 0]
+    upper = [alert.above for alert in metric.alerts if alert.above is not None]
     if upper and not share:
-        _stretch(panel, min(upper))
+        panel.max(_TALLEST * max(upper))
     if _unit(metric) == "sci":
         panel.decimals(2)
     return panel
-
-
-def _stretch(panel: timeseries.Panel, bound: float) -> None:
-    # A single KL of 100 would flatten everything else: linear up to the bound, logarithmic behind it.
-    scale = common.ScaleDistributionConfig().type(common_model.ScaleDistribution.SYMLOG)
-    # Without decimals of its own, such an axis calls 0.05 and 0.1 the same.
-    panel.scale_distribution(scale.log(10).linear_threshold(bound)).decimals(3)
 
 
 def _target(metric: Metric, line: _Line) -> prometheus.Dataquery:

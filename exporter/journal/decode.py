@@ -23,6 +23,9 @@ from exporter.records import (
 
 __all__ = ["decode_record"]
 
+_END_OF_TIME = 1e11
+"""Far beyond any clock, yet before the present in milliseconds: one such step would outrank all later ones."""
+
 _STEP_FIELDS = frozenset(
     {"_type", "time", "timestamp", "step", "global_step", "iteration", "epoch", "metrics", "properties"}
 )
@@ -38,18 +41,18 @@ def decode_record(line: bytes) -> Record:
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004: callers know one error for a bad line
     kind = fields.get("_type", "step")
-    make = _DECODERS.get(kind)
+    make = _DECODERS.get(kind) if isinstance(kind, str) else None
     if make is None:
         return Unknown(_time(fields), str(kind))
     try:
         return make(fields)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{kind} record: field {error} is missing or wrong") from error
 
 
 def _time(fields: Mapping[str, Any]) -> float:
     value = fields.get("time", fields.get("timestamp"))
-    if type(value) is float or type(value) is int:
+    if (type(value) is float or type(value) is int) and 0 <= value < _END_OF_TIME:
         return value
     raise ValueError(f"time {value!r} is no number of seconds since 1970")
 
@@ -95,10 +98,10 @@ def _token(value: float | str) -> float | str:
 
 
 def _run_start(fields: dict[str, Any]) -> RunStart:
-    known = {name: fields[name] for name in RunStart._fields if fields.get(name) is not None}
-    tags = known.get("tags") or {}
-    known["tags"] = {str(name): str(value) for name, value in tags.items()}
-    return RunStart(**{**known, "time": _time(fields), "run_id": str(fields["run_id"])})
+    given = {name: fields[name] for name in RunStart._fields if fields.get(name) is not None}
+    known = {name: _KINDS.get(name, str)(value) for name, value in given.items()}
+    tags = {str(name): str(value) for name, value in known.get("tags", {}).items()}
+    return RunStart(**{**known, "time": _time(fields), "run_id": str(fields["run_id"]), "tags": tags})
 
 
 def _timing(fields: dict[str, Any]) -> Timing:
@@ -133,6 +136,17 @@ def _lost(fields: dict[str, Any]) -> Lost:
 def _run_end(fields: dict[str, Any]) -> RunEnd:
     return RunEnd(_time(fields), str(fields["status"]), str(fields.get("reason") or ""), fields.get("exit_code"))
 
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "time": float,
+    "tags": dict,
+    "config": dict,
+    "pid": int,
+    "rank": int,
+    "world_size": int,
+    "attempt": int,
+}
+"""What the fields of a run_start are, where they are no texts."""
 
 _DECODERS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "run_start": _run_start,

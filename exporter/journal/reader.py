@@ -6,8 +6,10 @@ give every step the same timestamp.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
+import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -73,9 +75,12 @@ def read_chunk(path: Path, start: Position, limit: int, until_ms: float = math.i
     Raises:
         OSError: the journal cannot be read.
     """
-    with _open(path) as file:
-        file.seek(start.offset)
-        data = _complete_lines(file, limit)
+    try:
+        with _open(path) as file:
+            file.seek(start.offset)
+            data = _complete_lines(file, limit)
+    except (EOFError, zlib.error) as error:
+        raise OSError(errno.EIO, f"damaged: {error}", str(path)) from error
     return _decode(data, start, until_ms)
 
 

@@ -49,7 +49,8 @@ class JournalWriter:
         self.path = path
         self.lost: Counter[str] = Counter()
         self._header = header
-        self._started = False
+        self._header_due = True
+        self._closed = False
         self._fd = _DETACHED
         self._check_at = 0.0
         self._reason = "closed"
@@ -90,13 +91,16 @@ class JournalWriter:
     def close(self) -> None:
         """Close the file; lines appended later are counted as lost."""
         if self._fd != _DETACHED:
-            os.close(self._fd)
+            _close(self._fd)
         self._fd = _DETACHED
-        self._check_at = float("inf")
+        self._closed = True
+        self._reason = "closed"
 
     def _check(self, now: float) -> None:
         """Once a second, and after a failure: is the file at our path still the one we write?"""
         self._check_at = now + _CHECK_SECONDS
+        if self._closed:
+            return
         try:
             if self._fd == _DETACHED:
                 self._attach(now)
@@ -111,8 +115,10 @@ class JournalWriter:
     def _is_current(self) -> bool:
         try:
             there, here = os.stat(self.path), os.fstat(self._fd)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError:
+            return True  # out of sight, but the open file may still take lines; if not, the write says why
         return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
 
     def _attach(self, now: float) -> None:
@@ -125,7 +131,7 @@ class JournalWriter:
             os.close(fd)
             raise
         self._fd = fd
-        self._started = True
+        self._header_due = False
         self._unreported.clear()
         self._check_at = now + _CHECK_SECONDS
 
@@ -133,7 +139,8 @@ class JournalWriter:
         """What must stand before the next line: an end for a torn line, the header of a new file, our losses."""
         size = os.fstat(fd).st_size
         torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-        lines = [b"\n" if torn else b"", b"" if self._started and size else self._header]
+        self._header_due = self._header_due or not size
+        lines = [b"\n" if torn else b"", self._header if self._header_due else b""]
         for reason, count in self._unreported.items():
             lines.append(encode_line({"_type": "lost", "time": now, "reason": reason, "count": count}))
         return b"".join(lines)
@@ -141,8 +148,7 @@ class JournalWriter:
     def _detach(self, error: OSError, now: float) -> None:
         if self._fd != _DETACHED:
             self._reason = _REASONS.get(error.errno or 0, "write_error")
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
+            _close(self._fd)
         elif error.errno != errno.EBADF:
             self._reason = _REASONS.get(error.errno or 0, "write_error")
         self._fd = _DETACHED
@@ -152,11 +158,12 @@ class JournalWriter:
         if not count:
             return
         if self._reason not in self.lost:
-            print(
-                f"telemetry: {self.path}: records are being lost ({self._reason}); training goes on, "
-                "logging resumes by itself",
-                file=sys.stderr,
-            )
+            with contextlib.suppress(Exception):  # stderr may lie on the same full disk, or be closed
+                print(
+                    f"telemetry: {self.path}: records are being lost ({self._reason}); training goes on, "
+                    "logging resumes by itself",
+                    file=sys.stderr,
+                )
         self.lost[self._reason] += count
         self._unreported[self._reason] += count
 
@@ -164,6 +171,15 @@ class JournalWriter:
 def _write_all(fd: int, data: bytes) -> None:
     if os.write(fd, data) != len(data):
         raise OSError(errno.ENOSPC, "no space left")
+
+
+def _close(fd: int) -> None:
+    """Close, and unlock at once: a forked child may hold the same open file for longer."""
+    with contextlib.suppress(OSError):
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _lock(fd: int) -> None:

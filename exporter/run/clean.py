@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ def clean(value: Any, depth: int = 0) -> Any:
         return {clean(str(key)): clean(item, depth + 1) for key, item in value.items()}
     if depth < _MAX_DEPTH and isinstance(value, (list, tuple, set, frozenset)):
         return [clean(item, depth + 1) for item in value]
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        return clean(value.item(), _MAX_DEPTH)
+    if hasattr(value, "item"):
+        with contextlib.suppress(Exception):  # it holds not exactly one value, or is no array at all
+            return clean(value.item(), _MAX_DEPTH)
     return clean(str(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import sys
-import weakref
 from types import TracebackType
 
 from exporter.run.run import Run
@@ -16,7 +15,7 @@ class _Exit:
     """Installed once per process, at the first run."""
 
     def __init__(self) -> None:
-        self.runs: weakref.WeakSet[Run] = weakref.WeakSet()
+        self.runs: set[Run] = set()
         self.failure = ""
         self._previous_hook = sys.excepthook
         sys.excepthook = self._note_failure
@@ -38,4 +37,4 @@ def close_at_exit(run: Run) -> None:
     """Finish the run when the process ends by itself; what kills it outright is the sidecar's to notice."""
     if not _installed:
         _installed.append(_Exit())
-    _installed[0].runs.add(run)
+    _installed[0].runs = {other for other in _installed[0].runs if other.is_open} | {run}

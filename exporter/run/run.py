@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -22,6 +23,7 @@ from exporter.run.table import Table
 __all__ = ["Run"]
 
 _REPORT_SECONDS = 1.0
+_MAX_STEP = 2**63
 _ALERT_TYPES = ("info", "warning", "error", "success")
 _CHECK_STATUSES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 _END_STATUSES = ("finished", "failed", "crashed")
@@ -60,6 +62,11 @@ class Run:
     def path(self) -> Path | None:
         """The journal's file, or None on a rank that does not log."""
         return self._writer.path if self._writer else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is logged now is stored."""
+        return self._is_open
 
     @property
     def lost(self) -> Mapping[str, int]:
@@ -104,7 +111,7 @@ class Run:
     def event(self, title: str, text: str = "", alert_type: str = "info", tags: Sequence[str] = ()) -> None:
         """Record something worth a mark on a time line; alert_type is info, warning, error or success."""
         alert_type = self._one_of(alert_type, _ALERT_TYPES, "info")
-        self._write("event", title=title, text=text, alert_type=alert_type, tags=list(tags))
+        self._write("event", title=title, text=text, alert_type=alert_type, tags=tags or ())
 
     def check(self, name: str, status: str, message: str = "") -> None:
         """Record the status of a check: OK, WARNING, CRITICAL or UNKNOWN."""
@@ -115,7 +122,7 @@ class Run:
         self, path: str | os.PathLike[str], step: int | None = None, metrics: Mapping[str, float] | None = None
     ) -> None:
         """Record a saved checkpoint; without ``step`` it is that of the last logged step."""
-        self._write("checkpoint", step=self._last_step(step), path=os.fspath(path), metrics=metrics or {})
+        self._write("checkpoint", step=self._last_step(step), path=str(path), metrics=metrics or {})
 
     def epoch_end(self, epoch: float, summary: Mapping[str, Any] | None = None) -> None:
         """Record the end of an epoch with its summary."""
@@ -159,7 +166,7 @@ class Run:
                 self._say(f"run {self.run_id} is finished; what is logged now is ignored")
             return
         try:
-            step = self._valid_step(step)
+            step = self._valid_step(step, self._next_step)
             self._next_step = step + 1
             values = sort_values(metrics)
             record: dict[str, Any] = {"_type": "step", "time": now, "step": step, "metrics": values.metrics}
@@ -178,15 +185,18 @@ class Run:
             )
         self._report_refused(now)
 
-    def _valid_step(self, step: Any) -> int:
+    def _valid_step(self, step: Any, default: int) -> int:
         try:
-            return int(step)
-        except (TypeError, ValueError, OverflowError):
-            self._refuse(f"step {step!r:.80} is no whole number", "bad_step", 1)
-            return self._next_step
+            if -_MAX_STEP < (number := int(step)) < _MAX_STEP:
+                return number
+        except Exception:  # noqa: BLE001, S110 - whatever a stranger's int() raises
+            pass
+        self._refuse(f"step {type(step).__name__} {clean(step)!r:.80} is no whole number of 64 bits", "bad_step", 1)
+        return default
 
     def _last_step(self, step: int | None) -> int:
-        return max(self._next_step - 1, 0) if step is None else step
+        last = max(self._next_step - 1, 0)
+        return last if step is None else self._valid_step(step, last)
 
     def _write_table(self, name: str, table: Table, step: int) -> None:
         self._write("table", name=name, step=step, columns=table.columns, rows=table.rows)
@@ -222,7 +232,8 @@ class Run:
         """One line on stderr per kind of trouble."""
         if (kind or message) not in self._said:
             self._said.add(kind or message)
-            print(f"telemetry: {message}", file=sys.stderr)
+            with contextlib.suppress(Exception):  # stderr may lie on a full disk, or be closed
+                print(f"telemetry: {message}", file=sys.stderr)
 
 
 def _ignore(line: bytes, now: float) -> None:

@@ -28,6 +28,8 @@ def to_scalar(value: Any) -> Any:
     Raises:
         TypeError: it holds not exactly one number.
     """
+    if isinstance(value, (bytes, bytearray)):
+        raise TypeError(f"{type(value).__name__} is text")
     try:
         number = value.item() if hasattr(value, "item") else float(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -21,7 +21,7 @@ _FILE_VARIABLE = "TELEMETRY_SETTINGS"
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
 _OWN_LABELS = frozenset({
     "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
-    "job", "instance",
+    "recipe", "base_model", "host", "world_size", "version", "job", "instance",
 })  # fmt: skip
 _MAX_TAGS = 10
 _MAX_TEXT = 256
@@ -68,6 +68,7 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str], f
         if name not in _FIELDS:
             raise ConfigError(f"unknown setting {name!r}; known are: {', '.join(_FIELDS)}")
     settings = Settings(**merged)
+    _check_texts(settings)
     if not settings.run_id:
         settings = dataclasses.replace(settings, run_id=_new_run_id(settings.recipe))
     _check(settings)
@@ -116,11 +117,14 @@ def _parse(variable: str, name: str, text: str) -> Any:
     return text
 
 
-def _check(settings: Settings) -> None:
+def _check_texts(settings: Settings) -> None:
     for name in ("run_id", "user_id", "recipe", "base_model", "directory", "ranks"):
         value = getattr(settings, name)
-        if not isinstance(value, (str, Path)) or (len(str(value)) > _MAX_TEXT and name != "directory"):
+        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name != "directory"):
             raise ConfigError(f"{name}={value!r:.80} must be a text of at most {_MAX_TEXT} characters")
+
+
+def _check(settings: Settings) -> None:
     validate_run_id(settings.run_id)
     if settings.ranks not in ("main", "all"):
         raise ConfigError(f"ranks={settings.ranks!r} must be 'main' (rank 0 logs) or 'all' (each has a journal)")

@@ -97,10 +97,10 @@ def _past(path: Path) -> _Past:
     Raises:
         RunError: the journal was compressed, so it is closed for good, or cannot be read.
     """
-    if path.with_name(path.name + ".gz").exists():
-        raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
     attempts, next_step, position = 0, 0, START
     try:
+        if path.with_name(path.name + ".gz").exists():
+            raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
         while True:
             chunk = read_chunk(path, position, _SCAN_BYTES)
             if chunk.end == position:
@@ -153,7 +153,8 @@ def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[
     _register(target, server.address)
 
     def stop() -> None:
-        target.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)
         server.close()
 
     return server, stop

@@ -156,6 +156,12 @@ def test_threshold_colours_are_severities() -> None:
     assert [step["color"] for step in steps["Clip fraction"]] == ["blue", "transparent", "yellow"]
 
 
+def test_an_outlier_does_not_flatten_the_rest() -> None:
+    """The KL axis ends at ten times the critical bound; a share cannot be more than 1 and needs no end."""
+    ends = {panel["title"]: panel["fieldConfig"]["defaults"].get("max") for panel in PANELS}
+    assert (ends["KL divergence"], ends["Clip fraction"]) == (1.0, None)
+
+
 def test_another_bound_moves_its_line() -> None:
     """A catalog with another alert bound gives a dashboard with another line and explanation."""
     text = (ROOT / "exporter" / "catalog" / "catalog.yaml").read_text("utf-8")
