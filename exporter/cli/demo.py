@@ -17,6 +17,6 @@ def demo(*, once: bool, seconds: int) -> None:
 
     Example: telemetry-exporter demo --once --seconds 45
     """
-    from exporter.demo.show import run_demo  # noqa: PLC0415: only this command needs the servers' code
+    from exporter.demo.show import run_demo  # only this command needs the servers' code
 
     sys.exit(run_demo(once=once, seconds=seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -144,7 +145,7 @@ class RunState:
         name, metric = series.name.family.name, series.name.metric
         previous = self.bests.get(name, Best(value, value, step))
         better = value > previous.best if metric and metric.headline == "max" else value < previous.best
-        replaces = better or previous.best != previous.best  # noqa: PLR0124: a NaN is no best
+        replaces = better or math.isnan(previous.best)
         self.bests[name] = Best(value, value, step) if replaces else previous._replace(last=value)
 
     def _count_nonfinite(self, stamped: Stamped, metrics: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ __all__ = ["GENERATORS", "differing", "write"]
 
 
 def _dashboards(catalog: Catalog) -> Mapping[str, str]:
-    from exporter.generate.dashboards import dashboards  # noqa: PLC0415: needs the extra "generate"
+    from exporter.generate.dashboards import dashboards  # needs the extra "generate"
 
     return {f"grafana/dashboards/{name}": content for name, content in dashboards(catalog).items()}
 

@@ -39,7 +39,7 @@ def decode_record(line: bytes) -> Record:
     """
     fields = decode(line)
     if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004: callers know one error for a bad line
+        raise ValueError("not a JSON object")  # callers know one error for a bad line
     kind = fields.get("_type", "step")
     make = _DECODERS.get(kind) if isinstance(kind, str) else None
     if make is None:
@@ -98,10 +98,8 @@ def _token(value: float | str) -> float | str:
 
 
 def _run_start(fields: dict[str, Any]) -> RunStart:
-    given = {name: fields[name] for name in RunStart._fields if fields.get(name) is not None}
-    known = {name: _KINDS.get(name, str)(value) for name, value in given.items()}
-    tags = {str(name): str(value) for name, value in known.get("tags", {}).items()}
-    return RunStart(**{**known, "time": _time(fields), "run_id": str(fields["run_id"]), "tags": tags})
+    known = {name: kind(fields[name]) for name, kind in _RUN_FIELDS.items() if fields.get(name) is not None}
+    return RunStart(_time(fields), str(fields["run_id"]), **known)
 
 
 def _timing(fields: dict[str, Any]) -> Timing:
@@ -137,16 +135,20 @@ def _run_end(fields: dict[str, Any]) -> RunEnd:
     return RunEnd(_time(fields), str(fields["status"]), str(fields.get("reason") or ""), fields.get("exit_code"))
 
 
-_KINDS: dict[str, Callable[[Any], Any]] = {
-    "time": float,
-    "tags": dict,
-    "config": dict,
+_RUN_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "user_id": str,
+    "recipe": str,
+    "base_model": str,
+    "tags": lambda tags: {str(name): str(value) for name, value in tags.items()},
+    "config": lambda config: dict(config.items()),
+    "host": str,
     "pid": int,
     "rank": int,
     "world_size": int,
+    "version": str,
     "attempt": int,
 }
-"""What the fields of a run_start are, where they are no texts."""
+"""The optional fields of a run_start and what they are made into."""
 
 _DECODERS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "run_start": _run_start,

@@ -51,6 +51,7 @@ class JournalWriter:
         self._header = header
         self._header_due = True
         self._closed = False
+        self._owner = os.getpid()
         self._fd = _DETACHED
         self._check_at = 0.0
         self._reason = "closed"
@@ -90,16 +91,17 @@ class JournalWriter:
 
     def close(self) -> None:
         """Close the file; lines appended later are counted as lost."""
-        if self._fd != _DETACHED:
-            _close(self._fd)
-        self._fd = _DETACHED
+        self._release()
         self._closed = True
         self._reason = "closed"
 
     def _check(self, now: float) -> None:
-        """Once a second, and after a failure: is the file at our path still the one we write?"""
+        """Once a second, and after a failure: is the file at our path still the one we write?
+
+        A forked child writes to the file that it inherited, for as long as that works.
+        """
         self._check_at = now + _CHECK_SECONDS
-        if self._closed:
+        if self._closed or os.getpid() != self._owner:
             return
         try:
             if self._fd == _DETACHED:
@@ -148,11 +150,19 @@ class JournalWriter:
     def _detach(self, error: OSError, now: float) -> None:
         if self._fd != _DETACHED:
             self._reason = _REASONS.get(error.errno or 0, "write_error")
-            _close(self._fd)
         elif error.errno != errno.EBADF:
             self._reason = _REASONS.get(error.errno or 0, "write_error")
-        self._fd = _DETACHED
+        self._release()
         self._check_at = min(self._check_at, now + _RETRY_SECONDS)
+
+    def _release(self) -> None:
+        """Close the file; unlock it first, because a forked child may hold it open for longer."""
+        fd, self._fd = self._fd, _DETACHED
+        with contextlib.suppress(OSError):
+            if fcntl is not None and os.getpid() == self._owner:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
     def _lose(self, count: int) -> None:
         if not count:
@@ -171,15 +181,6 @@ class JournalWriter:
 def _write_all(fd: int, data: bytes) -> None:
     if os.write(fd, data) != len(data):
         raise OSError(errno.ENOSPC, "no space left")
-
-
-def _close(fd: int) -> None:
-    """Close, and unlock at once: a forked child may hold the same open file for longer."""
-    with contextlib.suppress(OSError):
-        if fcntl is not None:
-            fcntl.flock(fd, fcntl.LOCK_UN)
-    with contextlib.suppress(OSError):
-        os.close(fd)
 
 
 def _lock(fd: int) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -111,7 +111,8 @@ class Run:
     def event(self, title: str, text: str = "", alert_type: str = "info", tags: Sequence[str] = ()) -> None:
         """Record something worth a mark on a time line; alert_type is info, warning, error or success."""
         alert_type = self._one_of(alert_type, _ALERT_TYPES, "info")
-        self._write("event", title=title, text=text, alert_type=alert_type, tags=tags or ())
+        listed = [tags] if isinstance(tags, str) or not isinstance(tags, Iterable) else list(tags)
+        self._write("event", title=title, text=text, alert_type=alert_type, tags=listed)
 
     def check(self, name: str, status: str, message: str = "") -> None:
         """Record the status of a check: OK, WARNING, CRITICAL or UNKNOWN."""
@@ -223,9 +224,9 @@ class Run:
                 self._write("lost", reason=reason, count=count)
 
     def _one_of(self, value: str, allowed: tuple[str, ...], default: str) -> str:
-        if value in allowed:
+        if isinstance(value, str) and value in allowed:
             return value
-        self._say(f"{value!r:.80} is none of {', '.join(allowed)}; recorded as {default}")
+        self._say(f"{value!r:.80} is none of {', '.join(allowed)}; recorded as {default}", f"none of {allowed}")
         return default
 
     def _say(self, message: str, kind: str = "") -> None:

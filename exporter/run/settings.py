@@ -76,7 +76,7 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str], f
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415: only where a file is given
+    import yaml  # only where a file is given
 
     try:
         data = yaml.safe_load(path.read_text("utf-8")) or {}

@@ -135,7 +135,7 @@ def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:
 
 def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[], None]]:
     """Serve this run from a daemon thread, and register for Prometheus' file discovery."""
-    from exporter.catalog import default_catalog  # noqa: PLC0415: only runs with a server pay for it
+    from exporter.catalog import default_catalog  # only runs with a server pay for it
     from exporter.collectors import HostCollector
     from exporter.server import Exporter, MetricsServer
 
