@@ -81,7 +81,8 @@ class CartPole:
     @property
     def observations(self) -> NDArray[np.float64]:
         """The states in units of SCALES."""
-        return self.state / SCALES
+        scaled: NDArray[np.float64] = self.state / SCALES
+        return scaled
 
     def reset(self) -> NDArray[np.float64]:
         """Start every cart afresh and return what is observed then."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "Settings", "Trainer", "main"]
 
 Array = NDArray[np.float64]
-TimeOperation = Callable[[str], AbstractContextManager[None]]
+Timer = Callable[[str], AbstractContextManager[None]]
 
 _ACTIONS = 2
 _RECENT_EPISODES = 100
@@ -67,7 +68,8 @@ class Settings:
 
     def entropy_coefficient(self, updates: int) -> float:
         """The weight of the entropy bonus after so many updates."""
-        return self.entropy_floor + (self.entropy_start - self.entropy_floor) * 0.5 ** (updates / self.entropy_half_life)
+        remaining = math.pow(2.0, -updates / self.entropy_half_life)
+        return self.entropy_floor + (self.entropy_start - self.entropy_floor) * remaining
 
 
 _STEADY = Settings()
@@ -151,6 +153,11 @@ class Batch(NamedTuple):
     advantages: Array
     returns: Array
 
+    def rows(self, chosen: NDArray[np.int64]) -> Batch:
+        """The batch of the rows with these numbers."""
+        steps = self.observations[chosen], self.actions[chosen], self.log_probabilities[chosen]
+        return Batch(*steps, self.advantages[chosen], self.returns[chosen])
+
 
 def gae(rollout: Rollout, values: Array, next_values: Array, gamma: float, gae_lambda: float) -> Array:
     """Generalised advantages (arXiv:1506.02438, eq. 16), all arrays (steps, environments).
@@ -159,7 +166,7 @@ def gae(rollout: Rollout, values: Array, next_values: Array, gamma: float, gae_l
     """
     deltas = rollout.rewards + gamma * next_values * ~rollout.terminated - values
     decays = gamma * gae_lambda * ~(rollout.terminated | rollout.truncated)
-    advantages = deltas.copy()
+    advantages: Array = deltas.copy()
     for step in range(len(deltas) - 2, -1, -1):
         advantages[step] += decays[step] * advantages[step + 1]
     return advantages
@@ -167,8 +174,9 @@ def gae(rollout: Rollout, values: Array, next_values: Array, gamma: float, gae_l
 
 def log_softmax(logits: Array) -> Array:
     """Log-probabilities (rows, actions) of the policy with these logits."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted: Array = logits - logits.max(axis=-1, keepdims=True)
+    normaliser: Array = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted - normaliser
 
 
 def log_of_taken(log_policy: Array, actions: NDArray[np.int64]) -> Array:
@@ -224,9 +232,9 @@ def value_gradient(value: Network, batch: Batch) -> tuple[dict[str, float], Arra
 class Trainer:
     """One training run, a function of settings and seed alone."""
 
-    def __init__(self, settings: Settings, seed: int = 0, time_operation: TimeOperation = nullcontext) -> None:
+    def __init__(self, settings: Settings, seed: int = 0, time_operation: Timer | None = None) -> None:
         self._settings = settings
-        self._time_operation = time_operation
+        self._timer = time_operation or _untimed
         self._rng = np.random.default_rng(seed)
         self._carts = CartPole(settings.environments, self._rng, Conditions(settings.start_spread, settings.gust))
         hidden = [settings.hidden_units] * 2
@@ -236,4 +244,151 @@ class Trainer:
         self._policy_adam = Adam(self._policy, settings.learning_rate, settings.weight_decay)
         self._value_adam = Adam(self._value, settings.value_learning_rate)
         self._lengths: deque[int] = deque(maxlen=_RECENT_EPISODES)
+        self.steps_per_update = settings.environments * settings.rollout_steps
         self.updates = 0
+
+    def update(self) -> dict[str, float]:
+        """Collect a rollout, learn from it, and return what was measured under the native keys."""
+        entropy_coefficient = self._settings.entropy_coefficient(self.updates)
+        rollout = self._rollout()
+        values = self._value.forward(rollout.observations)[-1][..., 0]
+        advantages = self._advantages(rollout, values)
+        returns = advantages + values
+        measured = self._learn(_batch(rollout, advantages, returns), entropy_coefficient)
+        bonus = entropy_coefficient * measured["rl/entropy"]
+        self.updates += 1
+        return {
+            **measured,
+            **self._episodes(),
+            "train/loss": measured["rl/policy_loss"] + measured["rl/value_loss"] - bonus,
+            "train/learning_rate": self._settings.learning_rate,
+            "rl/explained_variance": explained_variance(returns, values),
+            "rl/advantage_mean": float(advantages.mean()),
+            "rl/advantage_std": float(advantages.std()),
+        }
+
+    def _rollout(self) -> Rollout:
+        steps = [self._act() for _ in range(self._settings.rollout_steps)]
+        return Rollout(*(np.stack(parts) for parts in zip(*steps, strict=True)))
+
+    def _act(self) -> Rollout:
+        """One step of every environment; the arrays lack the axis of steps."""
+        observations = self._carts.observations
+        log_policy = log_softmax(self._policy.forward(observations)[-1])
+        actions = (self._rng.random(len(log_policy)) < np.exp(log_policy[:, 1])).astype(np.int64)
+        log_probabilities = log_of_taken(log_policy, actions)
+        seen, rewards, terminated, truncated, lengths = self._carts.step(actions)
+        self._lengths.extend(lengths[terminated | truncated].tolist())
+        return Rollout(observations, actions, log_probabilities, seen, rewards, terminated, truncated)
+
+    def _advantages(self, rollout: Rollout, values: Array) -> Array:
+        """Of rewards scaled by 1 - gamma, so that values, at most 1, suit a network as they are."""
+        gamma = self._settings.gamma
+        next_values = self._value.forward(rollout.next_observations)[-1][..., 0]
+        scaled = rollout._replace(rewards=(1.0 - gamma) * rollout.rewards)
+        return gae(scaled, values, next_values, gamma, self._settings.gae_lambda)
+
+    def _learn(self, batch: Batch, entropy_coefficient: float) -> dict[str, float]:
+        """All epochs over the batch; returns the minibatches' means."""
+        measured = []
+        for _ in range(self._settings.epochs):
+            parts = np.split(self._rng.permutation(len(batch.actions)), self._settings.minibatches)
+            for index, rows in enumerate(parts):
+                # The first minibatch of each epoch tells enough about the speed of all.
+                timer = _untimed if index else self._timer
+                measured.append(self._step(batch.rows(rows), entropy_coefficient, timer))
+        return {key: float(np.mean([each[key] for each in measured])) for key in measured[0]}
+
+    def _step(self, batch: Batch, entropy_coefficient: float, timer: Timer) -> dict[str, float]:
+        with timer("forward_backward"):
+            policy_measured, policy_slope = policy_gradient(
+                self._policy, batch, self._settings.clip, entropy_coefficient
+            )
+            value_measured, value_slope = value_gradient(self._value, batch)
+        norm = float(np.hypot(np.linalg.norm(policy_slope), np.linalg.norm(value_slope)))
+        scale = min(1.0, self._settings.max_grad_norm / (norm + 1e-12))
+        with timer("optim_step"):
+            self._policy_adam.step(scale * policy_slope)
+            self._value_adam.step(scale * value_slope)
+        return policy_measured | value_measured | {"train/grad_norm": norm}
+
+    def _episodes(self) -> dict[str, float]:
+        """Means of the latest finished episodes; a step earns one point, so return and length are the same."""
+        if not self._lengths:
+            return {}
+        mean = float(np.mean(self._lengths))
+        return {"rl/reward_mean": mean, "rollout/ep_len_mean": mean}
+
+
+def _batch(rollout: Rollout, advantages: Array, returns: Array) -> Batch:
+    """The rollout's steps in one row each, advantages with mean 0 and variance 1."""
+    normal = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    observations = rollout.observations.reshape(-1, STATE_SIZE)
+    return Batch(
+        observations, rollout.actions.ravel(), rollout.log_probabilities.ravel(), normal.ravel(), returns.ravel()
+    )
+
+
+def _untimed(_name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train a preset and log every update until the time is over or SIGTERM or SIGINT arrives."""
+    from exporter import start_run
+
+    options = _options(argv)
+    settings = PRESETS[options.preset]
+    run = start_run(
+        run_id=options.run_id,
+        user_id="demo",
+        recipe="ppo",
+        base_model="cartpole-mlp",
+        config={**asdict(settings), "seed": options.seed},
+        tags={"preset": options.preset},
+        directory=options.directory,
+    )
+    with run, _stop_requested() as stop:
+        trainer = Trainer(settings, options.seed, run.time_operation)
+        _train(trainer, run, stop, time.monotonic() + options.seconds, 1.0 / options.updates_per_second)
+    return 0
+
+
+def _train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, period: float) -> None:
+    """Update and log, at most once a period (s), until told to stop or the monotonic clock reaches the deadline."""
+    started = time.monotonic()
+    while started < deadline and not stop.is_set():
+        metrics = trainer.update()
+        stop.wait(min(started + period, deadline) - time.monotonic())
+        ended = time.monotonic()
+        rate = trainer.steps_per_update / (ended - started)
+        run.log({**metrics, "performance/env_steps_per_second": rate}, step=trainer.updates)
+        started = ended
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets, while the block runs, instead of ending the process."""
+    stop = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(each, lambda *_: stop.set()) for each in signals]
+    try:
+        yield stop
+    finally:
+        for each, handler in zip(signals, previous, strict=True):
+            signal.signal(each, handler)
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m exporter.demo.ppo", description="Train PPO on cart-pole.")
+    parser.add_argument("--preset", choices=list(PRESETS), required=True)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--directory", default="runs", help="the folder runs are written to")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to train")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--updates-per-second", type=float, default=25.0, help="at most so many")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -106,8 +106,9 @@ def _watch(stack: Stack, trainers: list[subprocess.Popen[str]], stop: threading.
     """Print progress until both runs are over."""
     while any(trainer.poll() is None for trainer in trainers) and not stop.wait(_PROGRESS_SECONDS):
         page = get_text(f"{stack.exporter_url}/metrics") or ""
-        states = [_progress(page, preset) for preset in _PRESETS]
-        print(f"{time.strftime('%H:%M:%S')}  {'   |   '.join(filter(None, states))}", flush=True)
+        states = list(filter(None, (_progress(page, preset) for preset in _PRESETS)))
+        if states:
+            print(f"{time.strftime('%H:%M:%S')}  {'   |   '.join(states)}", flush=True)
 
 
 def _progress(page: str, run_id: str) -> str:

@@ -16,7 +16,7 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Histogram:
-    """Counts of finite observations."""
+    """Counts of durations."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -24,8 +24,8 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one duration; NaN and infinities have no place in a sum and are left out."""
-        if not math.isfinite(seconds):
+        """Count one duration; NaN, infinities and negative ones have no place in a growing sum and are left out."""
+        if not 0 <= seconds < math.inf:
             return
         self._counts[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds

@@ -107,7 +107,7 @@ def _budget_refusals(state: RunState) -> Mapping[str, int]:
 
 def _config_items(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flattened configuration, at most 200 keys and 200 characters a value."""
-    return sorted(_flatten(config, ""))[:_MAX_CONFIG_KEYS]
+    return sorted(set(_flatten(config, "")))[:_MAX_CONFIG_KEYS]
 
 
 def _flatten(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from exporter.catalog import Catalog, Namer
+from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Chunk, Stamped
@@ -21,6 +22,11 @@ _MAX_HISTOGRAMS = 100
 _MAX_SCHEMAS = 10_000
 _STALL_SECONDS = 120.0
 _STALL_STEPS = 8.0
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_OWN_LABELS = frozenset({
+    "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
+    "job", "instance", "recipe", "base_model", "host", "world_size", "version",
+})  # fmt: skip
 
 
 class Best(NamedTuple):
@@ -83,8 +89,8 @@ class RunState:
         return statistics.median(gaps) / 1000 if gaps else 0.0
 
     def is_stalled(self, now: float) -> bool:
-        """Whether the last step is older than max(120 s, 8 median step times)."""
-        since = self.last_step.time if self.last_step else self.start.time if self.start else now
+        """Whether the last step, or the last start, is older than max(120 s, 8 median step times)."""
+        since = max((record.time for record in (self.start, self.last_step) if record), default=now)
         return now - since > max(_STALL_SECONDS, _STALL_STEPS * self.median_step_seconds)
 
     def current(self) -> Iterator[tuple[Series, Any]]:
@@ -182,15 +188,26 @@ class RunState:
         self.end = None
         self.attempts += 1
         self.latest.clear()
+        self._recent_steps_ms.clear()
         if self.first_time is None:
             self.first_time = record.time
         self.series.relabel(run_labels(record))
 
 
 def run_labels(start: RunStart) -> dict[str, str]:
-    """Labels of every series of a run: its tags, run_id, user_id, and the rank where it is not 0."""
+    """Labels of every series of a run: its tags, run_id, user_id, and the rank where it is not 0.
+
+    A tag whose name is no label's, or is a label of ours, is shown as ``tag_NAME``: a journal may come
+    from another tool, and one such label would make the page of all runs unreadable.
+    """
+    tags = {_tag_label(name): value for name, value in start.tags.items()}
     rank: dict[str, str] = {"rank": str(start.rank)} if start.rank else {}
-    return {**start.tags, "run_id": start.run_id, "user_id": start.user_id, **rank}
+    return {**tags, "run_id": start.run_id, "user_id": start.user_id, **rank}
+
+
+def _tag_label(name: str) -> str:
+    is_free = _LABEL.fullmatch(name) and name not in _OWN_LABELS
+    return name if is_free else f"tag_{sanitize(name)}"
 
 
 def default_labels(run_id: str, rank: int) -> Labels:

@@ -60,6 +60,7 @@ class RunSeries:
         self._budget = budget
         self._labels = labels
         self._by_key: dict[tuple[int, str], Series | None] = {}
+        self._keys: Counter[int] = Counter()
         self._owners: dict[tuple[int, bytes], str] = {}
         self._taken: set[bytes] = set()
         self.refused: Counter[str] = Counter()
@@ -93,8 +94,9 @@ class RunSeries:
         """The series a key owns in an attempt, claimed at the first call; None where it was refused."""
         place = (attempt, key)
         if place not in self._by_key:
-            if len(self._by_key) >= _MAX_KEYS:
+            if self._keys[attempt] >= _MAX_KEYS:
                 return None
+            self._keys[attempt] += 1
             self._by_key[place] = self._claim(attempt, key)
         return self._by_key[place]
 

@@ -6,6 +6,7 @@ in one call; the bytes before a value and behind it are made once per series and
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
@@ -58,17 +59,18 @@ def _epochs(rows: list[_Row], series: RunSeries, catalog: Catalog) -> Iterator[t
 
 def _metrics(rows: list[_Row], series: RunSeries) -> Iterator[tuple[Series, _Column]]:
     """The values of each series, taken from every group of records that have the same keys."""
-    owners: dict[bytes, Series] = {}
-    columns: dict[bytes, list[_Column]] = defaultdict(list)
+    # Per attempt, because in another one the same series may belong to a key of another scale.
+    owners: dict[tuple[int, bytes], Series] = {}
+    columns: dict[tuple[int, bytes], list[_Column]] = defaultdict(list)
     for (attempt, keys), indices in _group(rows).items():
         values = zip(*[rows[index].step.metrics.values() for index in indices], strict=True)
         for key, column in zip(keys, values, strict=False):
             owner = series.get(attempt, key)
             if owner is not None and owner.name.family.type == "gauge":
-                owners[owner.prefix] = owner
-                columns[owner.prefix].append((indices, column))
-    for prefix, parts in columns.items():
-        yield owners[prefix], parts[0] if len(parts) == 1 else _merge(parts)
+                owners[attempt, owner.prefix] = owner
+                columns[attempt, owner.prefix].append((indices, column))
+    for place, parts in columns.items():
+        yield owners[place], parts[0] if len(parts) == 1 else _merge(parts)
 
 
 def _group(rows: list[_Row]) -> dict[_Schema, list[int]]:
@@ -104,8 +106,9 @@ def _add_column(page: Page, series: Series, column: _Column, suffixes: list[byte
 def _value_texts(values: Sequence[Any], scale: float) -> list[bytes]:
     """Values as text; plain numbers, the common case, are encoded in one call."""
     if scale == 1.0:
-        text = encode_numbers(values)
-        # JSON's other words - true, false, null and strings - have a u, an l or a quote; numbers have none.
-        if not (b'"' in text or b"u" in text or b"l" in text):
-            return text.split(b",")
+        with contextlib.suppress(TypeError):  # an integer beyond 64 bits
+            text = encode_numbers(values)
+            # JSON's other words - true, false, null and strings - have a u, an l or a quote; numbers have none.
+            if not (b'"' in text or b"u" in text or b"l" in text):
+                return text.split(b",")
     return [value_text(float(value) * scale) for value in values]

@@ -148,9 +148,7 @@ class JournalWriter:
         return b"".join(lines)
 
     def _detach(self, error: OSError, now: float) -> None:
-        if self._fd != _DETACHED:
-            self._reason = _REASONS.get(error.errno or 0, "write_error")
-        elif error.errno != errno.EBADF:
+        if self._fd != _DETACHED or error.errno != errno.EBADF:
             self._reason = _REASONS.get(error.errno or 0, "write_error")
         self._release()
         self._check_at = min(self._check_at, now + _RETRY_SECONDS)
@@ -158,6 +156,8 @@ class JournalWriter:
     def _release(self) -> None:
         """Close the file; unlock it first, because a forked child may hold it open for longer."""
         fd, self._fd = self._fd, _DETACHED
+        if fd == _DETACHED:
+            return
         with contextlib.suppress(OSError):
             if fcntl is not None and os.getpid() == self._owner:
                 fcntl.flock(fd, fcntl.LOCK_UN)

@@ -60,14 +60,18 @@ def _load(path: Path) -> dict[str, dict[str, Cursor]]:
     try:
         stored = json.loads(path.read_text())
         return {
-            scraper: {
-                journal: Cursor(int(inode), Position(*map(int, position)))
-                for journal, (inode, position) in journals.items()
-            }
+            scraper: {journal: _cursor(*numbers) for journal, numbers in journals.items()}
             for scraper, journals in stored.items()
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         print(f"telemetry: {path} is unusable ({error}); every step is served again", file=sys.stderr)
         return {}
+
+
+def _cursor(inode: int, position: list[int]) -> Cursor:
+    cursor = Cursor(int(inode), Position(*map(int, position)))
+    if min(cursor.position) < 0:
+        raise ValueError(f"{position} is no position")
+    return cursor

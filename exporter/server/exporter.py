@@ -119,7 +119,7 @@ class Exporter:
             cursors, samples = self._add_steps(page, scraper, int(overlap_seconds * 1000), [h for h, _ in shown], now)
             for history, statuses in shown:
                 page.add(gauge_samples(history.state, self._catalog, statuses))
-            backlog = sum(h.position.offset - cursors[h.path].position.offset for h, _ in shown)
+            backlog = sum(max(h.position.offset - cursors[h.path].position.offset, 0) for h, _ in shown)
             self._scrapes[scraper] += 1
             self._scrapers[scraper] = _ScraperState(samples, time.perf_counter() - started, backlog)
             body = self._finish(page, shown)
@@ -132,7 +132,7 @@ class Exporter:
     def _add_steps(
         self, page: Page, scraper: str, repeat_ms: int, histories: list[RunHistory], now: float
     ) -> tuple[dict[Path, Cursor], int]:
-        starts = {h.path: self._cursors.position(scraper, h.path, h.inode) for h in histories}
+        starts = {h.path: h.resume(self._cursors.position(scraper, h.path, h.inode)) for h in histories}
         behind = sum(h.position.offset > starts[h.path].offset for h in histories)
         share = max(PAGE_BYTES // max(behind, 1), PIECE_BYTES)
         cursors, samples = {}, 0

@@ -66,10 +66,15 @@ class RunHistory:
             time.sleep(0)
         return self.position.offset - begin
 
+    def resume(self, position: Position) -> Position:
+        """Where a scraper goes on: the journal's start if it was cut below the scraper's position.
+
+        A journal that was not yet followed to its end, as after a restart, was not cut.
+        """
+        return START if self._size and position.offset > self.position.offset else position
+
     def read(self, start: Position, repeat_ms: int, limit: int, until_ms: int) -> Iterator[Chunk]:
         """Pieces from a position on, at most ``limit`` bytes behind it; they begin ``repeat_ms`` earlier."""
-        if start.offset > self.position.offset:
-            start = START
         cutoff = start.step_ms - repeat_ms
         here = self._checkpoint_before(start, cutoff) if repeat_ms else start
         stop = min(start.offset + limit, self.position.offset)

@@ -28,7 +28,7 @@ _INDEX = b"telemetry-exporter: /metrics  /metrics?scraper=NAME  /-/healthy  /-/r
 
 
 class MetricsServer:
-    """Serves an exporter's pages from daemon threads; ``url`` is known once it is constructed."""
+    """Serves an exporter's pages from daemon threads, once ``is_ready`` is set; its ``url`` is known at once."""
 
     def __init__(self, exporter: Exporter, host: str, port: int) -> None:
         """Listen; port 0 takes any free one.
@@ -119,15 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_SECONDS
 
     def do_GET(self) -> None:
-        path, query = urlsplit(self.path)[2:4]
-        if path == "/metrics":
-            self._metrics(parse_qs(query))
-        elif path == "/-/healthy":
+        try:
+            path, query = urlsplit(self.path)[2:4]
+        except ValueError:
+            path, query = self.path, ""
+        if path == "/-/healthy":
             self._reply(HTTPStatus.OK, b"healthy\n")
+        elif path in ("/metrics", "/-/ready") and not self.server.owner.is_ready.is_set():
+            self._reply(HTTPStatus.SERVICE_UNAVAILABLE, b"reading journals\n")
+        elif path == "/metrics":
+            self._metrics(parse_qs(query))
         elif path == "/-/ready":
-            is_ready = self.server.owner.is_ready.is_set()
-            status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-            self._reply(status, b"ready\n" if is_ready else b"reading journals\n")
+            self._reply(HTTPStatus.OK, b"ready\n")
         elif path == "/":
             self._reply(HTTPStatus.OK, _INDEX)
         else:

@@ -15,6 +15,7 @@ from exporter.catalog import default_catalog
 from exporter.collectors import HostCollector, process_is_alive
 from exporter.journal import TARGETS_FOLDER
 from exporter.server import Exporter, MetricsServer
+from exporter.server.exporter import FOLLOW_BYTES
 
 __all__ = ["Sidecar", "remove_stale_targets"]
 
@@ -50,7 +51,7 @@ class Sidecar:
 
     def run(self, stop: threading.Event) -> None:
         """Read the journals, then serve until the event is set."""
-        while self._exporter.refresh() and not stop.is_set():
+        while self._exporter.refresh() >= FOLLOW_BYTES and not stop.is_set():
             pass
         self._server.is_ready.set()
         while True:

@@ -143,7 +143,7 @@ def judge(body: bytes, form: Format) -> Scrape:
         for sample in family.samples:
             time_ms = None if sample.timestamp is None else round(float(sample.timestamp) * 1000)
             series = (sample.name, frozenset(sample.labels.items()))
-            result.series.setdefault(series, []).append((time_ms, sample.value))
+            result.series.setdefault(series, []).append((time_ms, float(sample.value)))
     for series, samples in result.series.items():
         times = [time_ms for time_ms, _ in samples]
         if times != [None]:

@@ -88,12 +88,10 @@ def test_a_timestamp_is_milliseconds_in_text_and_seconds_in_openmetrics(ms: int,
         ("NaN", b"NaN"),
         ("Infinity", b"+Inf"),
         ("-Infinity", b"-Inf"),
-        (10**400, b"+Inf"),
-        (-(10**400), b"-Inf"),
     ],
 )
 def test_a_value_is_spelled_as_prometheus_does(value: float | str, text: bytes) -> None:
-    """Non-finite values have Prometheus' own words, and an integer beyond every float is infinite."""
+    """Finite values are Python's shortest text, non-finite ones have Prometheus' own words."""
     assert value_text(value) == text
 
 

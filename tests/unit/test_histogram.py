@@ -42,9 +42,9 @@ def test_bounds_increase() -> None:
     assert all(0 < low < high < math.inf for low, high in zip(BUCKETS, BUCKETS[1:], strict=False))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.001])
 def test_what_is_no_duration_is_left_out(value: float) -> None:
-    """NaN and infinities would spoil the sum for ever, so they are not counted."""
+    """NaN and infinities would spoil the sum for ever, a negative one would let it fall: they are not counted."""
     assert scrape([0.3, value]).series == scrape([0.3]).series
 
 
