@@ -34,10 +34,24 @@ class Namer:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._aliases = dict(_alias_table(catalog))
+        table = _alias_table(catalog)
+        self._aliases = {key: name for key, name in table if "*" not in key}
+        self._patterns = [(_pattern(key), name) for key, name in table if "*" in key]
+        self._frameworks = [
+            (_pattern(key.replace(".", "/")), alias.framework)
+            for metric in catalog.metrics.values()
+            for alias in metric.aliases
+            for key in alias.keys
+            if alias.framework
+        ]
         self._prefixes = {prefix: name for name, group in catalog.groups.items() for prefix in group.prefixes}
         self._timings = {m.timing: m for m in catalog.metrics.values() if m.timing}
         self.resolve = lru_cache(maxsize=65536)(self._resolve)
+
+    def framework(self, key: str) -> str:
+        """The framework whose own key this is; empty where several use it, or none is known to."""
+        path = key.replace(".", "/")
+        return next((name for pattern, name in self._frameworks if pattern.fullmatch(path)), "")
 
     def timing(self, name: str) -> SeriesName:
         """The histogram of a timed operation."""
@@ -47,9 +61,12 @@ class Namer:
         family = _legal(f"performance_{sanitize(name)}_duration_seconds")
         return SeriesName(Family(family, "histogram", f"Duration of the operation {_quoted(name)}."), (), 1.0, None)
 
+    def _match(self, path: str) -> SeriesName | None:
+        return next((name for pattern, name in self._patterns if pattern.fullmatch(path)), None)
+
     def _resolve(self, key: str) -> SeriesName:
         path = key.replace(".", "/")
-        alias = self._aliases.get(path)
+        alias = self._aliases.get(path) or self._match(path)
         if alias:
             return alias
         group, _, rest = path.partition("/")
@@ -61,6 +78,11 @@ class Namer:
         if known or _TIMING.fullmatch(name):
             name = f"custom_{sanitize(path)}"
         return SeriesName(Family(_legal(name), "gauge", f"Logged as {_quoted(key)}."), (), 1.0, None)
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    """A key in which * stands for one part of the path."""
+    return re.compile("[^/]+".join(map(re.escape, key.split("*"))))
 
 
 def sanitize(text: str) -> str:

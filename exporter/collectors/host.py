@@ -81,7 +81,7 @@ def process_is_alive(pid: int, since: float) -> bool:
         process = psutil.Process(pid)
         created_before = process.create_time() <= since + _CLOCK_TOLERANCE_SECONDS
         return created_before and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two: a number that is no pid
         return False
     except psutil.AccessDenied:
         return True

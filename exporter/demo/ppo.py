@@ -73,10 +73,13 @@ class Settings:
 
 
 _STEADY = Settings()
-PRESETS: Mapping[str, Settings] = MappingProxyType(
-    {"steady": _STEADY, "diverging": replace(_STEADY, learning_rate=0.3)}
-)
-"""The two differ in one step size. Without weight decay the giant one would soon saturate the policy for good."""
+_DIVERGING = replace(_STEADY, learning_rate=0.35, entropy_floor=_STEADY.entropy_start)
+PRESETS: Mapping[str, Settings] = MappingProxyType({"steady": _STEADY, "diverging": _DIVERGING})
+"""Healthy, and with a step size 35 times too large.
+
+That alone would at times saturate the policy, whose updates then have no effect; weight decay and an entropy bonus
+that does not fade keep every update a blow.
+"""
 
 
 class Network:

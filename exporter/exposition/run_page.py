@@ -106,8 +106,11 @@ def _budget_refusals(state: RunState) -> Mapping[str, int]:
 
 
 def _config_items(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Flattened configuration, at most 200 keys and 200 characters a value."""
-    return sorted(set(_flatten(config, "")))[:_MAX_CONFIG_KEYS]
+    """Flattened configuration, at most 200 keys and 200 characters a value; nothing where it is nested beyond reason."""
+    try:
+        return sorted(set(_flatten(config, "")))[:_MAX_CONFIG_KEYS]
+    except RecursionError:
+        return []
 
 
 def _flatten(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -111,8 +111,8 @@ class Run:
     def event(self, title: str, text: str = "", alert_type: str = "info", tags: Sequence[str] = ()) -> None:
         """Record something worth a mark on a time line; alert_type is info, warning, error or success."""
         alert_type = self._one_of(alert_type, _ALERT_TYPES, "info")
-        listed = [tags] if isinstance(tags, str) or not isinstance(tags, Iterable) else list(tags)
-        self._write("event", title=title, text=text, alert_type=alert_type, tags=listed)
+        several = list(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else [tags]
+        self._write("event", title=title, text=text, alert_type=alert_type, tags=[] if tags is None else several)
 
     def check(self, name: str, status: str, message: str = "") -> None:
         """Record the status of a check: OK, WARNING, CRITICAL or UNKNOWN."""

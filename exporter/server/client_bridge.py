@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter.exposition import Format
-from exporter.records import Sample
+from exporter.records import Labels, Sample
 
 __all__ = ["render_samples"]
 
@@ -30,12 +30,17 @@ def render_samples(samples: Iterable[Sample], form: Format) -> bytes:
     metrics: dict[str, Metric] = {}
     for family, labels, value, suffix, _ in samples:
         metric = metrics.setdefault(family.name, Metric(family.name, family.help, family.type))
-        metric.add_sample(family.name + (suffix or _suffix(family.type)), dict(labels), value)
+        metric.add_sample(family.name + (suffix or _suffix(family.type)), _unicode(labels), value)
     families = _Families(metrics.values())
     if form is Format.OPENMETRICS:
         page: bytes = generate_openmetrics(families)  # type: ignore[no-untyped-call]
         return page.removesuffix(form.end)
     return generate_text(families)
+
+
+def _unicode(labels: Labels) -> dict[str, str]:
+    """Labels without lone surrogates, which a path may have and no page can hold."""
+    return {name: value.encode("utf-8", "replace").decode() for name, value in labels}
 
 
 def _suffix(kind: str) -> str:

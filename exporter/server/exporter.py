@@ -171,9 +171,11 @@ class Exporter:
     def _follow(self, path: Path, limit: int, now: float) -> int:
         try:
             history = self._histories.get(path)
+            if now - path.stat().st_mtime > KEEP_SECONDS:
+                if history:
+                    self._histories.pop(path).close()
+                return 0
             if history is None:
-                if now - path.stat().st_mtime > KEEP_SECONDS:
-                    return 0
                 history = RunHistory(path, self._catalog, self._namer, self._budget, process_is_alive)
                 self._histories[path] = history
             return history.follow(limit)

@@ -90,7 +90,7 @@ class Journal:
         """Millisecond and record of each step, by the contract: rounded, and 1 ms later where it would not increase."""
         steps, previous = [], 0
         for text in self.path.read_bytes().split(b"\n"):
-            record = json.loads(text) if text.strip() else {}
+            record = json.loads(text) if text.startswith(b"{") else {}
             if record.get("_type") == "step":
                 previous = max(math.floor(record["time"] * 1000 + 0.5), previous + 1)
                 steps.append((previous, record))

@@ -121,7 +121,10 @@ BROKEN = {
     "two conditions": (metric(f"alerts: [{{{ALERT}, above: 1, below: 2}}]"), ["alert A: give exactly one"]),
     "a third condition": (metric(f"alerts: [{{{ALERT}, above: 1, increased: true}}]"), ["alert A: give exactly one"]),
     "where as text": (metric(f"alerts: [{{{ALERT}, above: 1, where: kind}}]"), ["m: where: 'kind' must be a mapping"]),
-    "warm up as text": (metric(f"alerts: [{{{ALERT}, above: 1, warm_up: few}}]"), ["warm_up: 'few' must be of type int"]),
+    "warm up as text": (
+        metric(f"alerts: [{{{ALERT}, above: 1, warm_up: few}}]"),
+        ["warm_up: 'few' must be of type int"],
+    ),
     "alerts as mapping": (metric(f"alerts: {{{ALERT}}}"), ["m: alerts: ", "must be a list"]),
     "one key for two metrics": (
         f"groups: {{g: {{title: t}}}}\nmetrics: {{m: {{{METRIC}, aliases: [{{keys: [a/b]}}]}}, "
@@ -218,7 +221,9 @@ def test_no_name_ends_like_a_sample_of_another_type():
 
 def test_units_are_base_units():
     """No name says milliseconds, gigabytes or percent."""
-    assert [i.name for i in shipped() if re.search(r"_(ms|us|milliseconds|minutes|kb|mb|gb|percent)(_|$)", i.name)] == []
+    assert [
+        i.name for i in shipped() if re.search(r"_(ms|us|milliseconds|minutes|kb|mb|gb|percent)(_|$)", i.name)
+    ] == []
 
 
 def test_names_begin_with_their_group():

@@ -58,7 +58,7 @@ def test_numbers_of_any_sequence():
         (b'{"a": 1}', {"a": 1}),
         (b'{"a": -9007199254740993}', {"a": -9007199254740993}),
         (b'{"a": Infinity, "b": -Infinity}', {"a": math.inf, "b": -math.inf}),
-        (b'[Infinity, 999999999999999999]', [math.inf, 999999999999999999]),
+        (b"[Infinity, 999999999999999999]", [math.inf, 999999999999999999]),
         (b'"\\ud83d\\ude00"', "\N{GRINNING FACE}"),
     ],
 )

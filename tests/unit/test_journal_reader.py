@@ -89,7 +89,10 @@ def journal(tmp_path):
         ({"_type": "step", "time": 1, "step": 2, "metrics": {"a": 3}}, Step(1, 2, {"a": 3})),
         ({"_type": "step", "time": 1, "step": 2, "epoch": 0.5, "metrics": {}}, Step(1, 2, {}, 0.5)),
         ({"_type": "step", "time": 1, "step": 2, "epoch": "x", "metrics": {}}, Step(1, 2, {})),
-        ({"_type": "step", "time": 1, "step": 2, "metrics": {}, "properties": {"a": "b"}}, Step(1, 2, {}, None, {"a": "b"})),
+        (
+            {"_type": "step", "time": 1, "step": 2, "metrics": {}, "properties": {"a": "b"}},
+            Step(1, 2, {}, None, {"a": "b"}),
+        ),
         ({"_type": "timing", "time": 1, "name": "fb", "seconds": 0.25}, Timing(1, "fb", 0.25)),
         (
             {"_type": "table", "time": 1, "name": "t", "step": 2, "columns": ["a"], "rows": [[1]]},
@@ -148,7 +151,9 @@ def test_nan_is_one_string(token):
     assert decode_record(line.encode()).metrics == {"a": "NaN", "b": 2}
 
 
-@pytest.mark.parametrize(("text", "value"), [("Infinity", "Infinity"), ("-Infinity", "-Infinity"), ("1e999", "Infinity")])
+@pytest.mark.parametrize(
+    ("text", "value"), [("Infinity", "Infinity"), ("-Infinity", "-Infinity"), ("1e999", "Infinity")]
+)
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_infinities_are_strings(text, value, quote):
     """A bare infinity, also one by overflow, is the journal's string for it; other texts are no numbers."""
@@ -330,7 +335,9 @@ def test_the_limit_bounds_a_chunk(journal, limit):
     chunk = read_chunk(journal, START, limit)
     length = len(step(1)) + 1
     assert chunk.end.offset <= max(limit, length)
-    assert len(chunk.records) == {0: 0, 10: 1, 100: 100 // length, 1000: 10 + (1000 - 10 * length) // (length + 1)}[limit]
+    assert (
+        len(chunk.records) == {0: 0, 10: 1, 100: 100 // length, 1000: 10 + (1000 - 10 * length) // (length + 1)}[limit]
+    )
 
 
 def test_until_stops_before_a_later_step(journal):
@@ -361,7 +368,12 @@ def test_gz_equals_plain(tmp_path):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: data[:-6], lambda data: data[:20], lambda data: b"no gzip", lambda data: data[:30] + b"xxxx" + data[34:]],
+    [
+        lambda data: data[:-6],
+        lambda data: data[:20],
+        lambda data: b"no gzip",
+        lambda data: data[:30] + b"xxxx" + data[34:],
+    ],
     ids=["cut", "cut early", "other content", "changed"],
 )
 def test_a_damaged_gz_is_an_os_error(tmp_path, damage):
@@ -498,7 +510,25 @@ def test_usable_run_ids(run_id):
 
 @pytest.mark.parametrize(
     "run_id",
-    ["", ".", "..", "../x", "a/b", "/abs", "a\\b", ".hidden", "-rf", " a", "a ", "a.", "a\n", "a\x00b", "é", "x" * 129, "x" * 200],
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/abs",
+        "a\\b",
+        ".hidden",
+        "-rf",
+        " a",
+        "a ",
+        "a.",
+        "a\n",
+        "a\x00b",
+        "é",
+        "x" * 129,
+        "x" * 200,
+    ],
 )
 def test_unusable_run_ids(run_id):
     """What could leave the runs folder, hide in it, or be no folder's name is refused, and the message shows it."""

@@ -77,7 +77,6 @@ def test_known_keys(key, series, scale):
         ("train/loss/extra", "training_loss_extra"),
         ("xtrain/loss", "custom_xtrain_loss"),
         ("mytrain/kl", "custom_mytrain_kl"),
-        ("kl", "custom_kl"),
     ],
 )
 def test_keys_that_merely_look_alike(key, series):

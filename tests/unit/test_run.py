@@ -108,7 +108,6 @@ def test_epoch_is_kept(run, records):
         (2**64, 2.0**64),
         (np.float16(0.1), 0.0999755859375),
         (np.float32(0.1), 0.10000000149011612),
-        (np.float32(3e38), 2.9999999999999998e38),
         (np.float64(0.1), 0.1),
         (np.float32("nan"), "NaN"),
         (np.int8(-128), -128),
@@ -130,8 +129,8 @@ def test_every_kind_of_number_keeps_its_value(run, records, value, stored, other
     """A number of any kind is stored with its exact value, whatever stands beside it."""
     run.log({"k": value, **others}, step=1)
     (step,) = steps(records, run)
-    expected = np.float32(3e38).item() if isinstance(stored, float) and stored > 1e38 else stored
-    assert step.metrics["k"] == expected
+    number = step.metrics["k"]
+    assert number == stored if isinstance(stored, str) else float(number) == float(stored)
     assert len(step.metrics) == 1 + len(others)
     run.finish()
     assert not lost(records, run)
@@ -142,6 +141,13 @@ def test_a_sum_that_overflows_is_no_infinity(run, records):
     run.log({"a": 1e308, "b": 1e308})
     run.log({"a": 10**300, "b": 1e308})
     assert [step.metrics for step in steps(records, run)] == [{"a": 1e308, "b": 1e308}, {"a": 1e300, "b": 1e308}]
+
+
+@pytest.mark.parametrize("value", [np.float16(60000), np.int8(100), np.uint8(200), np.float32(2.0**127)], ids=repr)
+def test_a_narrow_sum_that_overflows_costs_nothing(run, records, value):
+    """Two values whose sum is beyond their own narrow type are both stored as they are."""
+    run.log({"a": value, "b": value})
+    assert steps(records, run)[0].metrics == {"a": float(value), "b": float(value)}
 
 
 def test_opposite_infinities_both_stay(run, records):
@@ -419,12 +425,14 @@ def test_time_operation_records_also_when_the_block_raises(run, records):
 def test_event(run, records, arguments, fields):
     """An event has title, text, type and tags; an unknown type is info."""
     run.event(*arguments)
-    assert records(run.path)[-1][1:] == fields
-    assert isinstance(records(run.path)[-1], Event)
+    event = records(run.path)[-1]
+    assert isinstance(event, Event)
+    assert (event.title, event.text, event.alert_type, list(event.tags)) == fields
 
 
 @pytest.mark.parametrize(
-    ("status", "stored"), [("OK", "OK"), ("WARNING", "WARNING"), ("CRITICAL", "CRITICAL"), ("fine", "UNKNOWN"), (None, "UNKNOWN")]
+    ("status", "stored"),
+    [("OK", "OK"), ("WARNING", "WARNING"), ("CRITICAL", "CRITICAL"), ("fine", "UNKNOWN"), (None, "UNKNOWN")],
 )
 def test_check(run, records, status, stored):
     """A check has one of four statuses; any other one is UNKNOWN."""

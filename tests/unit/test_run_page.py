@@ -178,6 +178,16 @@ def test_configuration_has_a_limit(tmp_path: Path) -> None:
     assert config_of(tmp_path / "2", {"k" * 300: "v" * 300}) == {"k" * 200: "v" * 200}
 
 
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ("[", "]")])
+def test_configuration_without_a_bottom_costs_no_page(tmp_path: Path, opening: str, closing: str) -> None:
+    """A configuration nested a thousand times is not shown; the run is."""
+    journal = Journal(tmp_path)
+    config = f'{{"a":{opening * 1000}1{closing * 1000}}}'
+    journal.raw(f'{{"_type":"run_start","time":{journal.begin},"run_id":"r1","config":{config}}}\n'.encode())
+    scrape = gauges(journal.state(), {"running"})
+    assert (scrape.label_sets("run_config_info"), scrape.value("run_info")) == ([], 1)
+
+
 def test_a_value_that_is_configured_twice_is_shown_once(tmp_path: Path) -> None:
     """Two ways to write one key with one value are one series, not a page with a sample twice."""
     assert config_of(tmp_path, {"a": {"b": 1}, "a.b": 1}) == {"a.b": "1"}

@@ -42,7 +42,14 @@ def test_two_new_runs_have_two_ids():
 
 @pytest.mark.parametrize(
     ("recipe", "prefix"),
-    [("ppo", "ppo-"), ("my recipe/v2", "my-recipe-v2-"), ("../..", "run-"), ("é", "run-"), ("-x", "x-"), ("r" * 200, "r" * 64 + "-")],
+    [
+        ("ppo", "ppo-"),
+        ("my recipe/v2", "my-recipe-v2-"),
+        ("../..", "run-"),
+        ("é", "run-"),
+        ("-x", "x-"),
+        ("r" * 200, "r" * 64 + "-"),
+    ],
 )
 def test_a_new_id_begins_with_the_recipe(recipe, prefix):
     """A made-up id is usable and tells the recipe, whatever that contains."""

@@ -1,0 +1,137 @@
+"""What is measured of the host, against the standard library, and who is alive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from exporter.collectors import HostCollector, process_is_alive
+from exporter.collectors import host as module
+from exporter.exposition import Format
+from exporter.server import Exporter
+from tests.support.journals import CATALOG, judge
+
+
+def collect(folder: Path) -> dict[str, float]:
+    """Values by name; each name may stand once."""
+    samples = list(HostCollector(CATALOG, folder).collect())
+    values = {sample.family.name: sample.value for sample in samples}
+    assert len(values) == len(samples)
+    return values
+
+
+def test_the_host_is_as_the_system_says(tmp_path: Path) -> None:
+    """Sizes and counts equal those of the standard library; used memory and disk lie within their totals."""
+    values = collect(tmp_path)
+    disk = shutil.disk_usage(tmp_path)
+    assert values["host_disk_size_bytes"] == disk.total
+    assert values["host_disk_free_bytes"] == pytest.approx(disk.free, rel=0.05)
+    assert values["host_cpus"] == os.cpu_count()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert values["host_memory_total_bytes"] == pages
+    assert 0 < values["host_memory_available_bytes"] <= pages
+    assert 0 <= values["host_cpu_utilization_ratio"] <= 1
+    assert values["host_load1"] == pytest.approx(os.getloadavg()[0], abs=0.5)
+
+
+def test_the_own_process_is_as_the_system_says(tmp_path: Path) -> None:
+    """CPU time, start, threads and files are those of this process."""
+    values = collect(tmp_path)
+    times = os.times()
+    assert values["process_cpu_seconds"] == pytest.approx(times.user + times.system, abs=0.5)
+    assert 0 < values["process_start_time_seconds"] < time.time()
+    assert values["process_threads"] >= 1
+    assert values["process_open_fds"] == pytest.approx(len(os.listdir("/proc/self/fd")), abs=3)
+    assert values["process_resident_memory_bytes"] > 1e6
+
+
+def test_everything_collected_is_in_the_catalog_with_its_labels(tmp_path: Path) -> None:
+    """Each family is the catalog's, and only the disk's have a label: the path that is watched."""
+    for sample in HostCollector(CATALOG, tmp_path).collect():
+        metric = CATALOG.metrics[sample.family.name]
+        assert sample.family is metric.family
+        assert tuple(name for name, _ in sample.labels) == metric.labels
+        assert dict(sample.labels).get("path", str(tmp_path)) == str(tmp_path)
+
+
+def test_what_a_system_does_not_have_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without disks, network interfaces or a known number of CPUs the rest is collected."""
+    monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
+    monkeypatch.setattr(psutil, "net_io_counters", lambda: None)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: None)
+    monkeypatch.setattr(module, "os", SimpleNamespace(name="nt"))
+    values = collect(tmp_path)
+    assert values["host_cpus"] == 1
+    assert not {"host_disk_read_bytes", "host_network_sent_bytes", "process_open_fds"} & set(values)
+    assert "process_threads" in values
+
+
+def test_a_folder_whose_name_is_no_unicode_can_be_watched(tmp_path: Path) -> None:
+    """A path of bytes that are no UTF-8 is shown with question marks, not as a page that cannot be made."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    exporter = Exporter([folder], tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)])
+    for form in Format:
+        page = judge(exporter.latest_page(form), form)
+        assert page.label_sets("host_disk_size_bytes") == [{"path": f"{tmp_path}/?"}]
+
+
+def test_a_folder_that_vanishes_is_a_failed_collector(tmp_path: Path) -> None:
+    """Without the folder the disk cannot be measured: success is 0 and the page is there."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    exporter = Exporter([folder], tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)])
+    folder.rmdir()
+    page = judge(exporter.latest_page(Format.TEXT), Format.TEXT)
+    assert page.value("telemetry_collector_success", collector="host") == 0
+    assert page.value("host_cpus") >= 1
+
+
+# ------------------------------------------------------------------ who is alive
+
+
+def test_this_process_is_alive() -> None:
+    """A process that was there before the given time is the one that was meant."""
+    assert process_is_alive(os.getpid(), time.time())
+
+
+def test_a_later_process_with_the_same_number_is_another() -> None:
+    """A process that was created after the given time has only inherited the number; 2 s are the clocks' tolerance."""
+    created = psutil.Process().create_time()
+    assert not process_is_alive(os.getpid(), created - 2.5)
+    assert process_is_alive(os.getpid(), created - 1.5)
+
+
+def test_an_ended_process_is_dead_also_while_nobody_waits_for_it() -> None:
+    """A zombie is dead, and so is what was waited for."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+    assert not process_is_alive(process.pid, time.time())
+    process.wait()
+    assert not process_is_alive(process.pid, time.time())
+
+
+@pytest.mark.parametrize("pid", [-1, 2**22 + 1, 2**31, 2**64, 10**30])
+def test_a_number_that_is_no_process_is_dead(pid: int) -> None:
+    """A journal may hold any number: it is asked for without an error."""
+    assert not process_is_alive(pid, time.time())
+
+
+def test_a_process_that_may_not_be_looked_at_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to somebody else exists."""
+
+    def refuse(pid: int) -> Any:
+        raise psutil.AccessDenied(pid)
+
+    monkeypatch.setattr(psutil, "Process", refuse)
+    assert process_is_alive(1, 0.0)

@@ -1,0 +1,299 @@
+"""Starting and resuming a run: rank gate, attempts, the in-process server and its target file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import socket
+import urllib.request
+
+import pytest
+
+from exporter import ConfigError, RunError, __version__, start_run
+from exporter.errors import ServerError
+from exporter.records import RunEnd, RunStart, Step
+from exporter.run import start as start_module
+from exporter.run.ranks import detect_rank
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def starts(records, run):
+    return [record for record in records(run.path) if isinstance(record, RunStart)]
+
+
+def steps(records, run):
+    return [record.step for record in records(run.path) if isinstance(record, Step)]
+
+
+# ---------------------------------------------------------------------------------------------- the journal
+
+
+def test_a_run_has_a_folder_and_a_start_line(start, runs, lines):
+    """The journal lies in the run's folder and begins with everything the run was started with."""
+    run = start(
+        "r 1", user_id="u", recipe="ppo", base_model="m", tags={"n": 5}, config={"lr": 0.1, "p": {1: float("inf")}}
+    )
+    assert run.path == runs / "r 1" / "metrics.jsonl"
+    (line,) = lines(run.path)
+    assert type(line.pop("time")) is float
+    assert line == {
+        "_type": "run_start",
+        "run_id": "r 1",
+        "user_id": "u",
+        "recipe": "ppo",
+        "base_model": "m",
+        "tags": {"n": "5"},
+        "config": {"lr": 0.1, "p": {"1": "Infinity"}},
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "rank": 0,
+        "world_size": 1,
+        "version": __version__,
+        "attempt": 1,
+    }
+    assert (run.run_id, run.url) == ("r 1", None)
+
+
+def test_settings_come_from_variables_and_file(start, runs, tmp_path, monkeypatch, records):
+    """What is not given as an argument comes from a variable, then from the settings file."""
+    (tmp_path / "s.yaml").write_text("run_id: file\nuser_id: file\nrecipe: file")
+    monkeypatch.setenv("TELEMETRY_USER_ID", "variable")
+    monkeypatch.setenv("TELEMETRY_DIRECTORY", str(runs))
+    run = start(None, directory=None, settings=tmp_path / "s.yaml", recipe="argument")
+    (first,) = starts(records, run)
+    assert (first.run_id, first.user_id, first.recipe) == ("file", "variable", "argument")
+    assert run.path == runs / "file" / "metrics.jsonl"
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/b", ".hidden", "x" * 200, "x" * 129, "a\n", "/tmp/x"])
+def test_a_run_id_never_leaves_its_folder(runs, run_id):
+    """An id that is no plain folder name is an error, and nothing is made."""
+    with pytest.raises(ConfigError, match="run_id"):
+        start_run(run_id, directory=runs)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("run_id", ["", None])
+def test_without_an_id_one_is_made(start, runs, run_id):
+    """An empty id is none given: a new one is made from recipe and time."""
+    run = start(run_id, recipe="ppo")
+    assert re.fullmatch(r"ppo-\d{8}-\d{6}-[0-9a-f]{4}", run.run_id)
+    assert run.path == runs / run.run_id / "metrics.jsonl"
+
+
+def test_a_wrong_setting_starts_nothing(runs, monkeypatch):
+    """A wrong setting is an exception before a folder is made."""
+    monkeypatch.setenv("TELEMETRY_TAG", "x=1")
+    with pytest.raises(ConfigError, match="unknown variable TELEMETRY_TAG"):
+        start_run("r", directory=runs)
+    assert not runs.exists()
+
+
+def test_resuming_continues_attempt_and_step(start, records):
+    """A run started again appends to its journal: next attempt, next step."""
+    first = start()
+    first.log({"a": 1}, step=7)
+    first.finish()
+    second = start()
+    second.log({"a": 2})
+    second.finish()
+    third = start()
+    third.log({"a": 3}, step=3)
+    third.finish()
+    fourth = start()
+    fourth.log({"a": 4})
+    assert steps(records, fourth) == [7, 8, 3, 4]
+    assert [record.attempt for record in starts(records, fourth)] == [1, 2, 3, 4]
+    assert [record.status for record in records(fourth.path) if isinstance(record, RunEnd)] == 3 * ["finished"]
+
+
+def test_resuming_after_a_kill_ends_the_torn_line(start, records, runs):
+    """A journal whose last line is torn, as a killed host leaves it, is continued behind it."""
+    first = start()
+    first.log({"a": 1}, step=7)
+    first.finish()
+    with first.path.open("ab") as file:
+        file.write(b'{"_type": "step", "ti')
+    second = start()
+    second.log({"a": 2})
+    content = first.path.read_bytes()
+    assert b'\n{"_type": "step", "ti\n{"_type":"run_start"' in content
+    assert b'"step":8,' in content
+
+
+def test_resuming_reads_a_long_journal_in_pieces(start, records, monkeypatch):
+    """However long the journal, attempts and steps are counted over all of it."""
+    monkeypatch.setattr(start_module, "_SCAN_BYTES", 100)
+    for _ in range(3):
+        run = start()
+        for _ in range(5):
+            run.log({"a": 1})
+        run.finish()
+    assert steps(records, run) == list(range(15))
+    assert starts(records, run)[-1].attempt == 3
+
+
+def test_a_run_that_is_running_is_refused(start):
+    """Two processes, or one twice, cannot write one run at a time."""
+    start()
+    with pytest.raises(RunError, match="is being written by another process"):
+        start()
+
+
+def test_a_compressed_run_is_closed_for_good(start, runs):
+    """A run whose journal was compressed cannot go on, because its history would be in two files."""
+    (runs / "r1").mkdir(parents=True)
+    (runs / "r1/metrics.jsonl.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(RunError, match=r"metrics\.jsonl\.gz exists: .* use another run_id"):
+        start()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(start, runs):
+    """Where the runs folder is a file, the error says what cannot be read or written."""
+    runs.write_text("a file")
+    with pytest.raises(RunError, match=r"r1/metrics\.jsonl: Not a directory; choose another directory= or run_id="):
+        start()
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(start, monkeypatch):
+    """A folder without permission is a RunError, not an OSError from somewhere inside."""
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(start_module.Path, "exists", refuse)
+    with pytest.raises(RunError, match="cannot read .*: Permission denied"):
+        start()
+
+
+# ---------------------------------------------------------------------------------------------- ranks
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8)),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "LOCAL_RANK": "1"}, (5, 16)),
+        ({"LOCAL_RANK": "2"}, (2, 1)),
+        ({"RANK": "", "SLURM_PROCID": "4"}, (4, 1)),
+        ({"RANK": "-1", "WORLD_SIZE": "many"}, (0, 1)),
+    ],
+)
+def test_rank_detection(environ, expected):
+    """The global rank counts where it is known, else the local one; what is no number is not set."""
+    assert detect_rank(environ) == expected
+
+
+def test_other_ranks_are_silent(runs, monkeypatch):
+    """Unless asked for, a rank above 0 makes no file and no server, and takes every call."""
+    monkeypatch.setenv("RANK", "1")
+    with start_run("r1", directory=runs, port=0) as run:
+        run.log({"a": 1})
+    assert (run.run_id, run.path, run.url) == ("r1", None, None)
+    assert not runs.exists()
+
+
+def test_all_ranks_have_their_own_journal(start, runs, records, monkeypatch):
+    """With ranks="all" each rank writes a journal of its own, and only rank 0 serves."""
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        run = start(ranks="all", port=0)
+        run.log({"a": 1})
+        assert (run.url is None) == (rank == "1")
+        (first,) = starts(records, run)
+        assert (first.rank, first.world_size) == (int(rank), 2)
+    assert sorted(path.name for path in (runs / "r1").glob("*.jsonl")) == ["metrics.jsonl", "metrics.rank1.jsonl"]
+
+
+# ---------------------------------------------------------------------------------------------- the server
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_port_0_serves_and_registers_until_the_end(start, runs):
+    """With port=0 the run is on /metrics at once and in a target file; both are gone when it has finished."""
+    run = start(port=0)
+    run.log({"train/loss": 0.5})
+    target = runs / ".targets" / "r1.json"
+    (entry,) = json.loads(target.read_text())
+    assert entry["targets"] == [run.url.removeprefix("http://")]
+    assert entry["labels"] == {"__telemetry_pid": str(os.getpid()), "__telemetry_host": socket.gethostname()}
+    assert os.listdir(target.parent) == ["r1.json"]
+    assert get(f"{run.url}/-/ready") == "ready\n"
+    assert 'training_loss{run_id="r1"} 0.5' in get(f"{run.url}/metrics")
+    run.finish()
+    assert not target.exists()
+    with pytest.raises(OSError, match="refused"):
+        get(f"{run.url}/metrics")
+
+
+def test_without_a_port_nothing_listens(start, runs):
+    """A run without a port has no server and no target file."""
+    assert start().url is None
+    assert not (runs / ".targets").exists()
+
+
+def test_a_free_port_is_taken_as_asked(start):
+    """A port that is free is the one that is served."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert start(port=port).url == f"http://127.0.0.1:{port}"
+
+
+def test_a_busy_port_is_no_reason_not_to_train(start, capsys):
+    """Where the port is taken the run serves on another one, and says so in one line."""
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        run = start(port=port)
+    assert run.url != f"http://127.0.0.1:{port}"
+    assert get(f"{run.url}/-/healthy") == "healthy\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"telemetry: cannot listen on 127.0.0.1:{port}: ")
+    assert said.endswith(f" - serving on {run.url} instead\n")
+    assert said.count("\n") == 1
+
+
+def test_a_target_file_that_cannot_be_written_is_no_reason_not_to_train(start, runs, records):
+    """Without the folder for target files the run serves all the same, and ends without an error."""
+    runs.mkdir()
+    (runs / ".targets").write_text("in the way")
+    run = start(port=0)
+    assert get(f"{run.url}/-/healthy") == "healthy\n"
+    run.finish()
+    assert records(run.path)[-1].status == "finished"
+
+
+def test_a_removed_folder_does_not_break_the_end(start, runs):
+    """A run whose folder is gone still stops its server and raises nothing."""
+    run = start(port=0)
+    shutil.rmtree(runs)
+    run.finish()
+    with pytest.raises(OSError, match="refused"):
+        get(run.url)
+
+
+def test_a_server_that_cannot_be_is_an_error(start, monkeypatch):
+    """Where no port at all can be had, starting says so."""
+    import exporter.server
+
+    def refuse(*args):
+        raise ServerError("cannot listen on any port")
+
+    monkeypatch.setattr(exporter.server, "MetricsServer", refuse)
+    with pytest.raises(ServerError, match="any port"):
+        start(port=0)
