@@ -18,6 +18,9 @@ __all__ = ["Finding", "examine", "is_broken_release"]
 _TIMEOUT_SECONDS = 5.0
 _MAX_SKEW_SECONDS = 5.0
 _MAX_SCRAPE_AGE_SECONDS = 60.0
+_LOSS = re.compile(
+    r"^telemetry_(?:lost_records|bad_lines|series_refused|key_collisions)_total(?:\{.*\})? [1-9]\S*$", re.MULTILINE
+)
 
 
 class Finding(NamedTuple):
@@ -67,8 +70,7 @@ def _exporter(url: str) -> Iterator[Finding]:
     if isinstance(page, Finding):
         yield page
         return
-    lost = re.findall(r"^telemetry_(?:lost_records|bad_lines|series_refused)_total\S* ([1-9]\S*)", page.text, re.M)
-    if lost:
+    if _LOSS.search(page.text):
         yield Finding(False, "some values are not exported: telemetry-exporter check DIR says which, and why")
 
 
@@ -130,10 +132,10 @@ def _reachable(name: str, url: str) -> Iterator[Finding]:
 
 
 def _skew(name: str, answer: requests.Response) -> Finding:
-    date = answer.headers.get("Date")
-    if not date:
+    try:
+        skew = parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
+    except (KeyError, ValueError):
         return Finding(True, f"{name} does not tell its time")
-    skew = parsedate_to_datetime(date).timestamp() - time.time()
     if abs(skew) > _MAX_SKEW_SECONDS:
         return Finding(False, f"the clock of {name} differs by {skew:.0f} s: synchronise the clocks (NTP)")
     return Finding(True, f"the clock of {name} agrees")

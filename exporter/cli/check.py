@@ -49,7 +49,11 @@ def _read(journal: Path) -> tuple[RunState, list[str]]:
     problems: list[str] = []
     position = START
     while True:
-        chunk = read_chunk(journal, position, _CHUNK_BYTES)
+        try:
+            chunk = read_chunk(journal, position, _CHUNK_BYTES)
+        except OSError as error:
+            problems.append(f"cannot be read beyond line {position.line}: {error.strerror or error}")
+            break
         if chunk.end == position:
             break
         state.add(chunk)

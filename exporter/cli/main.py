@@ -1,7 +1,7 @@
 """The command group, and what each error means to a shell.
 
-Exit codes: 0 all is well; 1 a check found something; 2 wrong usage, setting or catalog; 3 a server cannot
-listen or is missing; 4 an optional package is missing; 130 interrupted.
+Exit codes: 0 all is well; 1 a check found something; 2 wrong usage, setting, catalog or path; 3 a server
+cannot listen or is missing; 4 an optional package is missing; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -51,3 +51,6 @@ def main(arguments: list[str] | None = None) -> None:
     except TelemetryError as error:
         click.echo(f"telemetry-exporter: {error}", err=True)
         sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+    except OSError as error:
+        click.echo(f"telemetry-exporter: {error}", err=True)
+        sys.exit(2)

@@ -73,9 +73,9 @@ class Settings:
 
 
 _STEADY = Settings()
-_DIVERGING = replace(_STEADY, learning_rate=0.35, entropy_floor=_STEADY.entropy_start)
+_DIVERGING = replace(_STEADY, learning_rate=0.3, entropy_floor=_STEADY.entropy_start)
 PRESETS: Mapping[str, Settings] = MappingProxyType({"steady": _STEADY, "diverging": _DIVERGING})
-"""Healthy, and with a step size 35 times too large.
+"""Healthy, and with a step size 30 times too large.
 
 That alone would at times saturate the policy, whose updates then have no effect; weight decay and an entropy bonus
 that does not fade keep every update a blow.

@@ -53,7 +53,7 @@ class JournalWriter:
         self._closed = False
         self._owner = os.getpid()
         self._fd = _DETACHED
-        self._check_at = 0.0
+        self._checked_at = self._check_at = 0.0
         self._reason = "closed"
         self._appended = 0
         self._unreported: Counter[str] = Counter()
@@ -76,7 +76,7 @@ class JournalWriter:
 
     def append(self, line: bytes, now: float) -> None:
         """Store one line, or count it as lost."""
-        if now >= self._check_at:
+        if not self._checked_at <= now < self._check_at:  # a clock that was set back is looked after, too
             self._check(now)
         try:
             written = os.write(self._fd, line)
@@ -100,7 +100,7 @@ class JournalWriter:
 
         A forked child writes to the file that it inherited, for as long as that works.
         """
-        self._check_at = now + _CHECK_SECONDS
+        self._checked_at, self._check_at = now, now + _CHECK_SECONDS
         if self._closed or os.getpid() != self._owner:
             return
         try:
@@ -135,7 +135,7 @@ class JournalWriter:
         self._fd = fd
         self._header_due = False
         self._unreported.clear()
-        self._check_at = now + _CHECK_SECONDS
+        self._checked_at, self._check_at = now, now + _CHECK_SECONDS
 
     def _preamble(self, fd: int, now: float) -> bytes:
         """What must stand before the next line: an end for a torn line, the header of a new file, our losses."""

@@ -32,6 +32,7 @@ def need(condition, what):
 
 
 def need_root():
+    """Skip, or fail in CI, where these tests may not change the machine."""
     need(os.geteuid() == 0, "this test mounts a file system or changes its user, which needs root")
 
 
@@ -72,6 +73,7 @@ class Training:
         self.logged = []
 
     def steps(self, number):
+        """Log some steps."""
         for _ in range(number):
             step = next(self._numbers)
             started = time.perf_counter()
@@ -322,6 +324,7 @@ class Nobody:
         self.lost = self.first.get("lost")
 
     def steps(self, number):
+        """Let it log some steps."""
         self.process.stdin.write(f"{number}\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -338,6 +341,7 @@ class Nobody:
 
 @pytest.fixture
 def nobody():
+    """Starts trainers without any privilege; those that are left are killed after the test."""
     need_root()
     trainers = []
 

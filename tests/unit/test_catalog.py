@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -50,7 +51,8 @@ ALERT = "name: A, severity: info, summary: s, meaning: m, action: a"
 
 
 def metric(extra, base=METRIC, name="m"):
-    return f"groups: {{g: {{title: t}}}}\nmetrics: {{{name}: {{{base}{', ' if base and extra else ''}{extra}}}}}"
+    """A catalog of one metric, with more fields than the base."""
+    return f"groups: {{g: {{title: t}}}}\nmetrics:\n  {name}: {{{base}{', ' if extra else ''}{extra}}}"
 
 
 BROKEN = {
@@ -127,8 +129,7 @@ BROKEN = {
     ),
     "alerts as mapping": (metric(f"alerts: {{{ALERT}}}"), ["m: alerts: ", "must be a list"]),
     "one key for two metrics": (
-        f"groups: {{g: {{title: t}}}}\nmetrics: {{m: {{{METRIC}, aliases: [{{keys: [a/b]}}]}}, "
-        f"n: {{{METRIC}, aliases: [{{keys: [a.b]}}]}}}}",
+        metric("aliases: [{keys: [a/b]}]") + f"\n  n: {{{METRIC}, aliases: [{{keys: [a.b]}}]}}",
         ["native key 'a/b' belongs to both m and n"],
     ),
     "one key twice in a metric": (
@@ -202,6 +203,7 @@ def test_every_metric_that_was_asked_for_is_in_the_catalog(canonical, kind):
 
 
 def shipped():
+    """The metrics of the shipped catalog."""
     return default_catalog().metrics.values()
 
 
@@ -246,10 +248,10 @@ def test_counters_are_sampled_with_total():
 
 
 def test_warning_and_critical_never_overlap():
-    """Two alerts of one name on one metric never fire at one value: the first one's bound ends where the next begins."""
+    """Two alerts of a metric never fire at one value: the bound of the first ends where the next begins."""
     for item in shipped():
         bounds = sorted((a.above, a.up_to) for a in item.alerts if a.above is not None)
-        for (_, up_to), (above, _) in zip(bounds, bounds[1:], strict=False):
+        for (_, up_to), (above, _) in pairwise(bounds):
             assert up_to == above, item.name
 
 

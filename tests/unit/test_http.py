@@ -251,7 +251,7 @@ def test_connections_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: p
         with ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(connect(server)).sendall(b"GET / HTTP/1.1\r\n\r\n")
-            # Each of the three has its answer, so each holds its place.
+            # Connections are taken in their order: the three hold their places when the fourth comes.
             began = time.monotonic()
             with connect(server) as fourth, pytest.raises(ConnectionError):
                 fourth.sendall(b"GET / HTTP/1.1\r\n\r\n")

@@ -25,6 +25,8 @@ HEAVY = [
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
+    """Modules that some statements load in a fresh interpreter."""
+
     def load(statements):
         folder = tmp_path_factory.mktemp("imports")
         command = [sys.executable, "-c", SCRIPT.format(statements)]
@@ -36,6 +38,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(loaded):
+    """Modules that importing the package loads."""
     return loaded("import exporter")
 
 

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import time
 
@@ -22,11 +23,13 @@ LINE = b'{"_type":"step","time":2.0,"step":1,"metrics":{"loss":0.5}}\n'
 
 @pytest.fixture
 def path(tmp_path):
+    """Where the journal lies; its folders do not exist yet."""
     return tmp_path / "runs" / "r" / "metrics.jsonl"
 
 
 @pytest.fixture
 def writer(path):
+    """A writer that has written its header."""
     writer = JournalWriter(path, HEADER)
     writer.open()
     yield writer
@@ -40,6 +43,7 @@ def now():
 
 
 def lost_line(now, reason, count):
+    """What a writer reports about its losses."""
     return b'{"_type":"lost","time":%s,"reason":"%s","count":%d}\n' % (repr(now).encode(), reason.encode(), count)
 
 
@@ -354,11 +358,12 @@ def forked_child(work=lambda: None):
             os._exit(0)
     try:
         os.close(wait)
-        os.read(done, 1)
+        os.close(ready)
+        assert os.read(done, 1) == b"x", "the child's work failed"
         yield
     finally:
-        for fd in (end, done, ready):
-            os.close(fd)
+        os.close(end)
+        os.close(done)
         os.waitpid(child, 0)
 
 
@@ -403,3 +408,23 @@ def test_a_forked_child_never_takes_the_journal_from_its_parent(writer, path, no
             JournalWriter(path, HEADER).open()
         writer.append(LINE, now + 2)
     assert path.read_bytes() == HEADER + LINE
+
+
+def test_a_system_without_fcntl_goes_without_locks(tmp_path):
+    """Where the standard library has no file locks, as on Windows, a run is logged all the same."""
+    script = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "from exporter import start_run\n"
+        "with start_run('r') as run: run.log({'a': 1})"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, timeout=60, check=True)
+    assert (tmp_path / "runs/r/metrics.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_a_clock_that_is_set_back_does_not_delay_the_recovery(writer, path, now):
+    """A lost line is followed by a stored one as soon as the cause is gone, although the clock went back an hour."""
+    with files_end_at(len(HEADER)):
+        writer.append(LINE, now)
+    writer.append(LINE, now - 3600)
+    assert sum(writer.lost.values()) == 1
+    assert path.read_bytes().endswith(LINE)

@@ -132,6 +132,72 @@ def test_nobody_takes_the_exporters_own_names(key, series):
     assert NAMER.resolve(key).family.type == "gauge"
 
 
+@pytest.mark.parametrize(
+    ("key", "series"),
+    [
+        ("learners/default_policy/total_loss", "training_loss"),
+        ("learners.p0.vf_loss", "rl_value_loss"),
+        ("info/learner/default_policy/learner_stats/kl", "rl_kl_divergence{kind=update}"),
+        ("info/learner/learner_stats/extra/kl", "custom_info_learner_learner_stats_extra_kl"),
+        ("learners//total_loss", "custom_learners_total_loss"),
+        ("learners/a/b/total_loss", "custom_learners_a_b_total_loss"),
+        ("xlearners/a/total_loss", "custom_xlearners_a_total_loss"),
+        ("learners/a/total_loss/b", "custom_learners_a_total_loss_b"),
+    ],
+)
+def test_a_star_is_one_part_of_a_path(key, series):
+    """A * in an alias stands for exactly one part of the path, with nothing before or behind the alias."""
+    assert means(key)[0] == series
+
+
+@pytest.mark.parametrize(
+    ("key", "factor", "series"),
+    [
+        ("mfu(%)", 0.01, "performance_mfu_ratio"),
+        ("throughput/mfu", 0.01, "performance_mfu_ratio"),
+        ("perf/mfu/actor", 1, "performance_mfu_ratio"),
+        ("time_ms", 0.001, "performance_step_seconds"),
+        ("step_time", 1, "performance_step_seconds"),
+        ("actor/entropy_loss", 1, "rl_entropy"),
+        ("train/entropy_loss", -1, "rl_entropy"),
+        ("objective/kl", 1, "rl_sequence_kl_divergence{kind=reference}"),
+        ("objective/entropy", 1, "rl_sequence_entropy"),
+        ("rollout_corr/kl", 1, "rl_kl_divergence{kind=inference}"),
+    ],
+)
+def test_dangerous_aliases_are_transformed(key, factor, series):
+    """Where trainers differ in unit, sign, or in what a sum runs over, a key is converted or a metric of its own."""
+    assert means(key) == (series, factor)
+
+
+def test_a_key_has_one_meaning():
+    """No key of the catalog, with any name for its *, is matched by an alias of another meaning."""
+    aliases = [
+        (re.compile("[^/]+".join(map(re.escape, key.replace(".", "/").split("*")))), metric.name, alias)
+        for metric in default_catalog().metrics.values()
+        for alias in metric.aliases
+        for key in alias.keys
+    ]
+    keys = {key.replace(".", "/").replace("*", "p0") for _, _, alias in aliases for key in alias.keys}
+    for key in keys:
+        assert len([name for pattern, name, _ in aliases if pattern.fullmatch(key)]) == 1, key
+
+
+@pytest.mark.parametrize(
+    ("key", "framework"),
+    [
+        ("rollout/ep_rew_mean", "sb3"),
+        ("losses.clipfrac", "cleanrl"),
+        ("learners/p0/total_loss", "rllib"),
+        ("train/loss", ""),
+        ("my/own", ""),
+    ],
+)
+def test_the_framework_of_a_key(key, framework):
+    """A key tells the one framework that uses it; a common or unknown key tells none."""
+    assert NAMER.framework(key) == framework
+
+
 OWN = {
     item.name + suffix
     for item in default_catalog().metrics.values()

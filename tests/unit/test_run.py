@@ -30,6 +30,7 @@ class Tensor:
         self.value = value
 
     def item(self):
+        """The one element."""
         return self.value
 
     def __radd__(self, other):
@@ -47,14 +48,17 @@ class Tensor:
 
 @pytest.fixture
 def run(start):
+    """An open run."""
     return start()
 
 
 def steps(records, run):
+    """The step records of a run's journal."""
     return [record for record in records(run.path) if isinstance(record, Step)]
 
 
 def lost(records, run):
+    """What a run's journal says was lost, by reason."""
     return {r.reason: r.records for r in records(run.path) if isinstance(r, Lost)}
 
 
@@ -250,10 +254,14 @@ def test_any_mapping_will_do(run, records, wrap):
 
 
 class Unreadable:
+    """A mapping that raises."""
+
     def values(self):
+        """Never."""
         raise RuntimeError("values")
 
     def items(self):
+        """Never."""
         raise RuntimeError("items")
 
 
@@ -301,6 +309,8 @@ def test_steps_of_other_kinds(run, records, step, stored):
 
 
 class NoRepr:
+    """Neither a number nor a text."""
+
     def __int__(self):
         raise RuntimeError("no number")
 
@@ -362,10 +372,11 @@ class Memory:
         self.path, self.lost, self.lines = None, {}, []
 
     def append(self, line, now):
+        """Keep a line."""
         self.lines.append(line)
 
     def close(self):
-        pass
+        """Nothing to close."""
 
 
 @given(st.dictionaries(st.text() | st.integers(), anything, max_size=5) | anything, anything, anything)
@@ -481,6 +492,8 @@ def test_epoch_end(run, records):
 
 
 class Bad:
+    """Has no text."""
+
     def __str__(self):
         raise RuntimeError("no text")
 

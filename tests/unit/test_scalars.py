@@ -28,9 +28,11 @@ class Tensor:
         self.values = values
 
     def size(self):
+        """The shape, as a method."""
         return (len(self.values),)
 
     def item(self):
+        """The one element."""
         if len(self.values) != 1:
             raise RuntimeError(f"a Tensor with {len(self.values)} elements cannot be converted to Scalar")
         return self.values[0]
@@ -40,6 +42,8 @@ class Tensor:
 
 
 class Level(enum.IntEnum):
+    """A number with a name."""
+
     HIGH = 3
 
 
@@ -190,6 +194,8 @@ def test_sorted_values_can_always_be_encoded(values):
 
 
 class Bad:
+    """Has no text."""
+
     def __str__(self):
         raise RuntimeError("no text")
 
@@ -198,6 +204,7 @@ class Selfish:
     """Its item is itself, without end."""
 
     def item(self):
+        """Never a number."""
         return self
 
     def __str__(self):

@@ -14,11 +14,14 @@ from exporter.run.settings import Settings, resolve_settings
 
 
 def resolve(environ=None, file=None, **arguments):
+    """Settings from an environment, a file and arguments."""
     return resolve_settings(arguments, environ or {}, file)
 
 
 @pytest.fixture
 def settings_file(tmp_path):
+    """Writes a settings file; gives its path."""
+
     def write(text):
         path = tmp_path / "settings.yaml"
         path.write_text(text)
@@ -158,7 +161,7 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path):
     """Bytes that are no UTF-8 are an error that names the file."""
     path = tmp_path / "s.yaml"
     path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(ConfigError, match="settings file .*s.yaml"):
+    with pytest.raises(ConfigError, match=r"settings file .*s\.yaml"):
         resolve(file=path)
 
 

@@ -21,14 +21,17 @@ from exporter.run.ranks import detect_rank
 
 @pytest.fixture
 def runs(tmp_path):
+    """The runs folder; it does not exist yet."""
     return tmp_path / "runs"
 
 
 def starts(records, run):
+    """The run_start records of a run's journal."""
     return [record for record in records(run.path) if isinstance(record, RunStart)]
 
 
 def steps(records, run):
+    """The steps in a run's journal."""
     return [record.step for record in records(run.path) if isinstance(record, Step)]
 
 
@@ -169,7 +172,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(start, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(start_module.Path, "exists", refuse)
-    with pytest.raises(RunError, match="cannot read .*: Permission denied"):
+    with pytest.raises(RunError, match=r"cannot read .*: Permission denied"):
         start()
 
 
@@ -218,6 +221,7 @@ def test_all_ranks_have_their_own_journal(start, runs, records, monkeypatch):
 
 
 def get(url):
+    """The body at a URL."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
 
