@@ -342,16 +342,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     options = _options(argv)
     settings = PRESETS[options.preset]
-    run = start_run(
-        run_id=options.run_id,
-        user_id="demo",
-        recipe="ppo",
-        base_model="cartpole-mlp",
-        config={**asdict(settings), "seed": options.seed},
-        tags={"preset": options.preset},
-        directory=options.directory,
-    )
-    with run, _stop_requested() as stop:
+    identity = {"run_id": options.run_id, "user_id": "demo", "recipe": "ppo", "base_model": "cartpole-mlp"}
+    config = {"preset": options.preset, "seed": options.seed, **asdict(settings)}
+    # Signals are caught before there is a run to finish, and until it is finished.
+    with _stop_requested() as stop, start_run(**identity, config=config, directory=options.directory) as run:
         trainer = Trainer(settings, options.seed, run.time_operation)
         _train(trainer, run, stop, time.monotonic() + options.seconds, 1.0 / options.updates_per_second)
     return 0
@@ -360,12 +354,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, period: float) -> None:
     """Update and log, at most once a period (s), until told to stop or the monotonic clock reaches the deadline."""
     started = time.monotonic()
+    pace: dict[str, float] = {}
     while started < deadline and not stop.is_set():
-        metrics = trainer.update()
+        run.log(trainer.update() | pace, step=trainer.updates)
         stop.wait(min(started + period, deadline) - time.monotonic())
         ended = time.monotonic()
-        rate = trainer.steps_per_update / (ended - started)
-        run.log({**metrics, "performance/env_steps_per_second": rate}, step=trainer.updates)
+        # Logged with the next update: a period that the end cuts short says nothing about the pace.
+        pace = {"performance/env_steps_per_second": trainer.steps_per_update / (ended - started)}
         started = ended
 
 

@@ -10,7 +10,7 @@ from exporter.catalog import Catalog
 from exporter.exposition.formats import value_text
 from exporter.exposition.page import Page
 from exporter.exposition.run_state import RunState
-from exporter.records import Labels, Sample
+from exporter.records import Labels, RunStart, Sample
 
 __all__ = ["STATUSES", "add_latest", "counter_samples", "gauge_samples"]
 
@@ -70,7 +70,7 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
     for status in STATUSES:
         yield Sample(catalog.family("run_status"), (*labels, ("status", status)), float(status in statuses))
     if state.start is not None:
-        yield Sample(catalog.family("run_info"), (*labels, *_info_labels(state)), 1)
+        yield Sample(catalog.family("run_info"), (*labels, *_info_labels(state.start)), 1)
         for key, value in _config_items(state.start.config):
             yield Sample(catalog.family("run_config_info"), (*labels, ("key", key), ("value", value)), 1)
     gauges: dict[str, float | None] = {
@@ -93,10 +93,7 @@ def _headlines(state: RunState, catalog: Catalog) -> Iterator[Sample]:
         yield Sample(catalog.family("run_best_step"), labels, best.step)
 
 
-def _info_labels(state: RunState) -> Labels:
-    start = state.start
-    if start is None:
-        return ()
+def _info_labels(start: RunStart) -> Labels:
     named = {"recipe": start.recipe, "base_model": start.base_model, "host": start.host}
     return tuple({**named, "world_size": str(start.world_size), "version": start.version}.items())
 
@@ -106,7 +103,7 @@ def _budget_refusals(state: RunState) -> Mapping[str, int]:
 
 
 def _config_items(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Flattened configuration, at most 200 keys and 200 characters a value; nothing where it is nested beyond reason."""
+    """Flattened configuration, at most 200 keys and 200 characters a value; none where it is nested beyond reason."""
     try:
         return sorted(set(_flatten(config, "")))[:_MAX_CONFIG_KEYS]
     except RecursionError:

@@ -27,7 +27,8 @@ def _row(metric: Metric) -> str:
     alerts = ", ".join(_alert(alert) for alert in metric.alerts)
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     cells = (f"`{metric.sample_name}`", metric.type, labels, wrap(metric.help), keys, alerts)
-    return f"| {' | '.join(cells)} |"
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _scale(scale: float) -> str:

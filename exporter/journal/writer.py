@@ -26,6 +26,9 @@ __all__ = ["JournalWriter"]
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 0.25
 _DETACHED = -1
+_NEWLINE = 1
+"""A line that lacks this much is not lost: the next recovery ends it."""
+
 _REASONS = {
     errno.ENOSPC: "disk_full",
     errno.EDQUOT: "disk_full",
@@ -87,7 +90,8 @@ class JournalWriter:
         self._appended += 1
         if written != len(line):
             self._detach(OSError(errno.ENOSPC, "no space left"), now)
-            self._lose(1)
+            if written < len(line) - _NEWLINE:
+                self._lose(1)
 
     def close(self) -> None:
         """Close the file; lines appended later are counted as lost."""
@@ -128,24 +132,29 @@ class JournalWriter:
         fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _lock(fd)
-            _write_all(fd, self._preamble(fd, now))
+            self._begin(fd, now)
         except OSError:
             os.close(fd)
             raise
         self._fd = fd
-        self._header_due = False
-        self._unreported.clear()
         self._checked_at, self._check_at = now, now + _CHECK_SECONDS
 
-    def _preamble(self, fd: int, now: float) -> bytes:
-        """What must stand before the next line: an end for a torn line, the header of a new file, our losses."""
+    def _begin(self, fd: int, now: float) -> None:
+        """Write what must stand before the next line: an end for a torn line, the header of a new file, our losses."""
         size = os.fstat(fd).st_size
-        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            os.write(fd, b"\n")
         self._header_due = self._header_due or not size
-        lines = [b"\n" if torn else b"", self._header if self._header_due else b""]
+        lines = {"": self._header} if self._header_due else {}
         for reason, count in self._unreported.items():
-            lines.append(encode_line({"_type": "lost", "time": now, "reason": reason, "count": count}))
-        return b"".join(lines)
+            lines[reason] = encode_line({"_type": "lost", "time": now, "reason": reason, "count": count})
+        for reason, line in lines.items():
+            missing = len(line) - os.write(fd, line)
+            if missing <= _NEWLINE:
+                self._header_due = self._header_due and bool(reason)
+                self._unreported.pop(reason, None)
+            if missing:
+                raise OSError(errno.ENOSPC, "no space left")
 
     def _detach(self, error: OSError, now: float) -> None:
         if self._fd != _DETACHED or error.errno != errno.EBADF:
@@ -176,11 +185,6 @@ class JournalWriter:
                 )
         self.lost[self._reason] += count
         self._unreported[self._reason] += count
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    if os.write(fd, data) != len(data):
-        raise OSError(errno.ENOSPC, "no space left")
 
 
 def _lock(fd: int) -> None:

@@ -36,6 +36,9 @@ __all__ = ["Exporter", "Served"]
 PAGE_BYTES = 6 * 1024 * 1024
 """Journal bytes on one page: about 150 000 samples, so that a backlog drains over several scrapes."""
 
+MAX_PAGE_BYTES = 4 * PAGE_BYTES
+"""The same however many runs are behind; those with the least to tell come first, so that live runs do not wait."""
+
 FOLLOW_BYTES = 64 * 1024 * 1024
 """Journal bytes taken in at one scrape, so that a long journal cannot make the scrape time out."""
 
@@ -135,12 +138,13 @@ class Exporter:
         starts = {h.path: h.resume(self._cursors.position(scraper, h.path, h.inode)) for h in histories}
         behind = sum(h.position.offset > starts[h.path].offset for h in histories)
         share = max(PAGE_BYTES // max(behind, 1), PIECE_BYTES)
-        cursors, samples = {}, 0
-        for history in histories:
+        cursors, samples, left = {}, 0, MAX_PAGE_BYTES
+        for history in sorted(histories, key=lambda h: h.position.offset - starts[h.path].offset):
             start = starts[history.path]
-            end, count = self._add_history(page, history, start, repeat_ms, share, int(now * 1000))
+            end, count = self._add_history(page, history, start, repeat_ms, min(share, left), int(now * 1000))
             cursors[history.path] = Cursor(history.inode, end)
             samples += count
+            left = max(left - (end.offset - start.offset), 0)
         return cursors, samples
 
     def _add_history(

@@ -17,6 +17,9 @@ __all__ = ["PIECE_BYTES", "RunHistory"]
 PIECE_BYTES = 96 * 1024
 """Journals are read in pieces: between two of them the training's threads get their turn."""
 
+_PACKED_PIECE_BYTES = 16 * 1024 * 1024
+"""A packed journal is unpacked from its start for every piece, so its pieces are few."""
+
 _CHECKPOINT_BYTES = 64 * 1024
 _SILENT_SECONDS = 3600.0
 _SILENT_STEPS = 20.0
@@ -34,6 +37,7 @@ class RunHistory:
         process_is_alive: Callable[[int, float], bool],
     ) -> None:
         self.path = path
+        self._piece = _PACKED_PIECE_BYTES if path.suffix == ".gz" else PIECE_BYTES
         self._catalog = catalog
         self._budget = budget
         self._process_is_alive = process_is_alive
@@ -58,7 +62,7 @@ class RunHistory:
             return 0
         begin = self.position.offset
         while self.position.offset - begin < limit:
-            chunk = read_chunk(self.path, self.position, PIECE_BYTES)
+            chunk = read_chunk(self.path, self.position, self._piece)
             if chunk.end == self.position:
                 self._size = size
                 break
@@ -79,7 +83,7 @@ class RunHistory:
         here = self._checkpoint_before(start, cutoff) if repeat_ms else start
         stop = min(start.offset + limit, self.position.offset)
         while here.offset < stop:
-            chunk = read_chunk(self.path, here, min(PIECE_BYTES, stop - here.offset), until_ms)
+            chunk = read_chunk(self.path, here, min(self._piece, stop - here.offset), until_ms)
             if chunk.end == here:
                 return
             here = chunk.end

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,10 +149,10 @@ def judge(body: bytes, form: Format) -> Scrape:
         times = [time_ms for time_ms, _ in samples]
         if times != [None]:
             assert None not in times, f"{series} is there with and without a timestamp, or twice"
-            assert all(a < b for a, b in zip(times, times[1:], strict=False)), f"{series} does not increase: {times}"
+            assert all(a < b for a, b in pairwise(times)), f"{series} does not increase: {times}"
     lines = [row for row in text.split("\n") if row and not row.startswith("#")]
     assert len(lines) == sum(map(len, result.series.values())), "the parser has dropped or merged samples"
-    blocks = [name for name in re.findall(r"^# TYPE (\S+)", text, re.M)]
+    blocks = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     assert len(blocks) == len(set(blocks)), "a family is interrupted"
     return result
 
@@ -164,6 +165,4 @@ def same(one: float, other: float) -> bool:
 def same_points(one: Iterable[tuple[int | None, float]], other: Iterable[tuple[int | None, float]]) -> bool:
     """Whether two series hold the same numbers at the same times."""
     left, right = list(one), list(other)
-    return len(left) == len(right) and all(
-        a == c and same(b, d) for (a, b), (c, d) in zip(left, right, strict=True)
-    )
+    return len(left) == len(right) and all(a == c and same(b, d) for (a, b), (c, d) in zip(left, right, strict=True))

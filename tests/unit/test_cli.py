@@ -177,9 +177,7 @@ def test_too_many_keys_are_counted(run: Run, tmp_path: Path) -> None:
     assert len(lines) == 1 + 20 + 1
 
 
-def test_keys_that_are_not_remembered_are_counted(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_that_are_not_remembered_are_counted(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals beyond those that are kept by name are one line with their number."""
     monkeypatch.setattr("exporter.exposition.series._REMEMBERED_REFUSALS", 2)
     Journal(tmp_path).start().log(0, {"loss": 1, "train/loss": 1, "train_loss": 1, "loss/mean": 1, "losses/loss": 1})
@@ -319,7 +317,7 @@ def test_each_kind_can_be_generated_alone(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_busy_port_is_3(run: Run, tmp_path: Path) -> None:
-    """serve on a port that is taken tells so."""
+    """The command ``serve`` on a port that is taken tells so."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("serve", tmp_path, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert result.code == 3
@@ -328,7 +326,7 @@ def test_a_busy_port_is_3(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:x", "127.0.0.1:99999"])
 def test_a_bad_address_is_2(run: Run, tmp_path: Path, listen: str) -> None:
-    """serve with an address that is none tells the form."""
+    """The command ``serve`` with an address that is none tells the form."""
     result = run("serve", tmp_path, "--listen", listen)
     assert (result.code, "HOST:PORT" in result.err) == (2, True)
 

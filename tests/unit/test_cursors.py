@@ -75,10 +75,21 @@ def test_a_state_file_is_replaced_in_one_move(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "7", '{"p": 7}', '{"p": {"/j": 7}}', '{"p": {"/j": [7, [1, 2]]}}', '{"p": {"/j": [7, [1, 2, 3, "x"]]}}',
-     '{"p": {"/j": ["x", [1, 2, 3, 4]]}}', '{"p": {"/j": [7, [-120, 3, 5000, 1]]}}', '{"p": {"/j": [7, [1e999, 0, 0, 0]]}}',
-     "\udcff"],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"p": 7}',
+        '{"p": {"/j": 7}}',
+        '{"p": {"/j": [7, [1, 2]]}}',
+        '{"p": {"/j": [7, [1, 2, 3, "x"]]}}',
+        '{"p": {"/j": ["x", [1, 2, 3, 4]]}}',
+        '{"p": {"/j": [7, [-120, 3, 5000, 1]]}}',
+        '{"p": {"/j": [7, [1e999, 0, 0, 0]]}}',
+        "\udcff",
+    ],
+)
 def test_a_spoilt_state_file_means_starting_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     """State that cannot be right is said and left out: serving again loses nothing."""
     path = tmp_path / "state.json"

@@ -23,7 +23,7 @@ from exporter.records import Family, Sample
 from exporter.server import Exporter
 from exporter.server import exporter as module
 from exporter.server import history as history_module
-from tests.support.journals import CATALOG, Journal, Scrape, judge, line
+from tests.support.journals import CATALOG, Journal, Scrape, judge, line, same
 from tests.support.servers import require
 
 TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS
@@ -50,8 +50,9 @@ class Scraper:
                 for time_ms, value in points:
                     if time_ms is not None:
                         known = self.stored.setdefault(series, {}).setdefault(time_ms, value)
-                        assert known == value or known != known, f"{series} at {time_ms}: {known}, then {value}"
-        return [int(v) for series, points in self.last.series.items() if series[0] == "training_step" for _, v in points]
+                        assert same(known, value), f"{series} at {time_ms}: {known}, then {value}"
+        pages = [points for (name, _), points in self.last.series.items() if name == "training_step"]
+        return [int(step) for points in pages for _, step in points]
 
     def steps(self, **labels: str) -> list[tuple[int, float]]:
         """Every step stored so far, in order of time."""
@@ -86,18 +87,19 @@ def with_steps(journal: Journal, count: int, begin: int = 0) -> Journal:
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of about ten lines, pieces of about three."""
     monkeypatch.setattr(module, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_PAGE_BYTES", 2000)
     monkeypatch.setattr(module, "PIECE_BYTES", 300)
     monkeypatch.setattr(history_module, "PIECE_BYTES", 300)
     monkeypatch.setattr(history_module, "_CHECKPOINT_BYTES", 500)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The exporter's clock, set by hand."""
     fake = SimpleNamespace(now=time.time(), perf_counter=time.perf_counter)
     fake.time = lambda: fake.now
     monkeypatch.setattr(module, "time", fake)
-    yield fake
+    return fake
 
 
 # ------------------------------------------------------------------ every step, once
@@ -371,6 +373,25 @@ def test_a_backlog_drains_over_several_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_pages")
+def test_the_backlog_of_many_runs_fits_the_page(tmp_path: Path) -> None:
+    """However many runs are behind, a page has its size; what is new in a live run comes at once all the same."""
+    for number in range(40):
+        with_steps(Journal(tmp_path, f"old {number}").start(), 20).end(3)
+    live = Journal(tmp_path, "zz live").start()
+    scraper = Scraper(exporter_of(tmp_path))
+    for number in range(100):
+        live.step(number, a=1)
+        steps = scraper.scrape()
+        assert number in [step for _, step in scraper.last.points("training_step", run_id="zz live")]
+        assert len(steps) <= (2000 + 300) // 60
+        if len(steps) == 1:
+            break
+    runs = {labels["run_id"] for labels in scraper.last.label_sets("run_info")}
+    assert len(runs) == 41
+    assert all(len(scraper.steps(run_id=run)) == 20 for run in runs - {"zz live"})
+
+
+@pytest.mark.usefixtures("small_pages")
 def test_a_backlog_drains_with_an_overlap_too(tmp_path: Path) -> None:
     """Repeating does not keep a scraper from getting on."""
     journal = with_steps(Journal(tmp_path).start(), 60)
@@ -418,7 +439,7 @@ def test_a_restart_in_the_middle_of_a_long_journal_repeats_nothing(
     scraper = Scraper(exporter_of(tmp_path))
     seen = [scraper.scrape() for _ in range(15)]
     assert seen[0] == []
-    assert sum(seen, []) == [100, 101, 102]
+    assert [step for page in seen for step in page] == [100, 101, 102]
 
 
 # ------------------------------------------------------------------ counters

@@ -13,6 +13,14 @@ from exporter.records import Family
 from tests.support.journals import judge, same
 
 OPENMETRICS, TEXT = Format.OPENMETRICS, Format.TEXT
+OF_PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+OF_PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;"
+    "q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +38,8 @@ OPENMETRICS, TEXT = Format.OPENMETRICS, Format.TEXT
         ("text/plain;q=0.9;version=0.0.4, application/openmetrics-text; q=0.3", TEXT),
         ("application/openmetrics-text;q=high", TEXT),
         ("application/openmetrics-text;q=0.2,application/openmetrics-text;q=0.8,text/plain;q=0.5", OPENMETRICS),
-        # Prometheus 2.42
-        ("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-         "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", OPENMETRICS),
-        # Prometheus 3.5
-        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;"
-         "version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,"
-         "*/*;q=0.2", OPENMETRICS),
+        (OF_PROMETHEUS_2, OPENMETRICS),
+        (OF_PROMETHEUS_3, OPENMETRICS),
         # its protocols in the other order
         ("text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.4", TEXT),
     ],
@@ -68,9 +71,15 @@ def test_only_openmetrics_has_an_end(form: Format, end: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("ms", "text", "openmetrics"),
-    [(0, b" 0\n", b" 0.000\n"), (7, b" 7\n", b" 0.007\n"), (1_700_000_000_120, b" 1700000000120\n", b" 1700000000.120\n")],
+    [
+        (0, b" 0\n", b" 0.000\n"),
+        (7, b" 7\n", b" 0.007\n"),
+        (1_700_000_000_120, b" 1700000000120\n", b" 1700000000.120\n"),
+    ],
 )
-def test_a_timestamp_is_milliseconds_in_text_and_seconds_in_openmetrics(ms: int, text: bytes, openmetrics: bytes) -> None:
+def test_a_timestamp_is_milliseconds_in_text_and_seconds_in_openmetrics(
+    ms: int, text: bytes, openmetrics: bytes
+) -> None:
     """Both spellings mean the same millisecond."""
     assert (TEXT.suffixes([ms]), OPENMETRICS.suffixes([ms])) == ([text], [openmetrics])
 

@@ -47,8 +47,10 @@ MEDIAN = "(quantile_over_time(0.5, x[1m]) or last_over_time(x[15m]))"
         (
             a_metric(window="2m", sparse_window="1h"),
             an_alert(above=1e-7, where={"kind": "a|b", "le": "1"}),
-            '(quantile_over_time(0.5, x{kind=~"a|b", le=~"1"}[2m]) or '
-            'last_over_time(x{kind=~"a|b", le=~"1"}[1h])) > 1e-07',
+            (
+                '(quantile_over_time(0.5, x{kind=~"a|b", le=~"1"}[2m]) or '
+                'last_over_time(x{kind=~"a|b", le=~"1"}[1h])) > 1e-07'
+            ),
         ),
     ],
 )
@@ -187,7 +189,7 @@ def test_a_factor_is_told_in_the_reference() -> None:
 
 def test_text_of_a_user_s_catalog_does_not_break_the_table() -> None:
     """A bar in a meaning stays in its cell, and a line break ends no row."""
-    text = "groups: {g: {title: G}}\nmetrics: {g_x: {type: gauge, group: g, help: \"A | B\\nand so on.\"}}\n"
+    text = 'groups: {g: {title: G}}\nmetrics: {g_x: {type: gauge, group: g, help: "A | B\\nand so on."}}\n'
     (cells,) = rows(metric_reference(parse_catalog(text, "test")))
     assert len(cells) == 6
     assert cells[3] == r"A \| B and so on."

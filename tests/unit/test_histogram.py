@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_buckets_count_what_is_at_most_their_bound(values: list[float]) -> None:
 
 def test_bounds_increase() -> None:
     """Bounds are positive, finite and strictly increasing, as a histogram's must be."""
-    assert all(0 < low < high < math.inf for low, high in zip(BUCKETS, BUCKETS[1:], strict=False))
+    assert all(0 < low < high < math.inf for low, high in pairwise(BUCKETS))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.001])

@@ -134,6 +134,21 @@ def test_a_compressed_journal_is_followed(tmp_path: Path) -> None:
     assert steps_from(history)[0] == [0, 1]
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_a_compressed_journal_is_unpacked_a_few_times_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece of a .gz is reached by unpacking all before it, so a journal of many pieces is read in one."""
+    journal = long_journal(tmp_path, 50)
+    path = journal.path.with_suffix(".jsonl.gz")
+    path.write_bytes(gzip.compress(journal.path.read_bytes()))
+    reads: list[int] = []
+    read = module.read_chunk
+    monkeypatch.setattr(module, "read_chunk", lambda *place: (reads.append(1), read(*place))[1])
+    history = history_of(path)
+    history.follow(ALL)
+    assert steps_from(history)[0] == list(range(50))
+    assert len(reads) <= 3
+
+
 @pytest.mark.parametrize(
     ("name", "labels"),
     [

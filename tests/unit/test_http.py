@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from email.message import Message
 from pathlib import Path
@@ -90,7 +90,8 @@ def steps_of(page: Page, form: Format = Format.TEXT) -> list[float]:
         ("/", 200, "/metrics?scraper=NAME"),
         ("/metric", 404, "/metrics?scraper=NAME"),
         ("/metrics/", 404, "no such page"),
-        ("//[", 404, "no such page"),
+        ("http://h/-/healthy", 200, "healthy"),
+        ("http://[", 404, "no such page"),
         ("/%00", 404, "no such page"),
     ],
 )
@@ -130,7 +131,7 @@ def test_the_format_is_negotiated(server: MetricsServer, accept: str, form: Form
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics?scraper=p"])
 def test_a_page_is_compressed_for_those_who_can_read_it(server: MetricsServer, path: str) -> None:
-    """gzip is used where it is accepted, and its length is the one that is said."""
+    """Compression is used where it is accepted, and its length is the one that is said."""
     page = fetch(server, path, Accept_Encoding="gzip")
     assert page.headers["Content-Encoding"] == "gzip"
     assert int(page.headers["Content-Length"]) == len(page.body)
@@ -187,7 +188,7 @@ def test_a_bad_overlap_is_refused(server: MetricsServer, overlap: str) -> None:
 
 
 def test_scrapers_are_few(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name made anew at every scrape would fill the disk: beyond the limit new names are refused, known ones served."""
+    """Beyond the limit new names are refused, known ones served: names made anew each time would fill the disk."""
     monkeypatch.setattr(module, "_MAX_SCRAPERS", 2)
     assert [fetch(server, f"/metrics?scraper={name}").status for name in ("a", "b", "c", "a")] == [200, 200, 400, 200]
     assert b"one fixed name" in fetch(server, "/metrics?scraper=c").body
@@ -253,11 +254,9 @@ def test_connections_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: p
                 stack.enter_context(connect(server)).sendall(b"GET / HTTP/1.1\r\n\r\n")
             # Connections are taken in their order: the three hold their places when the fourth comes.
             began = time.monotonic()
-            with connect(server) as fourth, pytest.raises(ConnectionError):
+            with connect(server) as fourth:
                 fourth.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                while fourth.recv(1000):
-                    pytest.fail("the fourth connection was served")
-                raise ConnectionResetError  # closed in order is refused as well
+                assert drained(fourth) == b""
             assert time.monotonic() - began < 2
         wait_until(lambda: fetch(server, "/").status == 200, 5, "a free place")
     finally:
@@ -356,10 +355,11 @@ def test_noise_is_refused(server: MetricsServer, words: bytes) -> None:
 def test_two_pages_may_be_on_their_way_at_once(server: MetricsServer) -> None:
     """Scrapers do not wait for each other's network."""
     results: list[int] = []
-    threads = [
-        threading.Thread(target=lambda name=name: results.append(len(steps_of(fetch(server, f"/metrics?scraper={name}")))))
-        for name in ("a", "b", "c", "d")
-    ]
+
+    def scrape(name: str) -> None:
+        results.append(len(steps_of(fetch(server, f"/metrics?scraper={name}"))))
+
+    threads = [threading.Thread(target=scrape, args=[name]) for name in ("a", "b", "c", "d")]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -395,7 +395,7 @@ def test_the_address_is_known_at_once(tmp_path: Path, host: str) -> None:
 
 def test_a_host_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """An address of another machine cannot be listened on."""
-    with pytest.raises(ServerError, match="192.0.2.1"):
+    with pytest.raises(ServerError, match=r"192\.0\.2\.1"):
         MetricsServer(Exporter([tmp_path], tmp_path / "state.json", CATALOG), "192.0.2.1", 0)
 
 
@@ -423,7 +423,9 @@ def test_an_address_is_host_and_port(listen: str, address: tuple[str, int]) -> N
     assert parse_address(listen) == address
 
 
-@pytest.mark.parametrize("listen", ["", "9464", "host", "host:", "host:http", "host:-1", "host:65536", "host:1.5", "host: 1"])
+@pytest.mark.parametrize(
+    "listen", ["", "9464", "host", "host:", "host:http", "host:-1", "host:65536", "host:1.5", "host: 1"]
+)
 def test_what_is_no_address_is_refused(listen: str) -> None:
     """The message has the value and the form it must have."""
     with pytest.raises(ConfigError, match=re.escape(repr(listen)) + ".*HOST:PORT"):

@@ -149,6 +149,44 @@ def test_a_recovery_ends_a_torn_line(writer, path, now):
     assert writer.lost == {"disk_full": 1}
 
 
+def test_a_line_that_lacks_its_newline_is_not_lost(writer, path, now):
+    """A line of which only the newline did not fit is readable after the recovery, so it counts as stored."""
+    with files_end_at(len(HEADER + LINE) - 1):
+        writer.append(LINE, now)
+    assert not writer.lost
+    writer.append(LINE, now + 0.3)
+    assert path.read_bytes() == HEADER + 2 * LINE
+
+
+def test_losses_are_reported_once(writer, path, now):
+    """A recovery that ends between or inside its own lines goes on there: no loss is reported twice."""
+    with files_end_at(len(HEADER)):
+        writer.append(LINE, now)
+    with files_end_at(len(HEADER) + 7):
+        writer.append(LINE, now + 0.3)
+    first = lost_line(now + 0.6, "write_error", 1)
+    with files_end_at(len(HEADER) + 7 + 1 + len(first) + 5):
+        writer.append(LINE, now + 0.6)
+    assert path.read_bytes()[len(HEADER) + 8 :].startswith(first)
+    with files_end_at(path.stat().st_size + 1 + len(lost_line(now + 0.9, "disk_full", 2)) - 1):
+        writer.append(LINE, now + 0.9)
+    writer.append(LINE, now + 1.2)
+    content = path.read_bytes()
+    assert content.count(b'"reason":"write_error","count":1}\n') == 1
+    assert content.count(b'"reason":"disk_full","count":2}\n') == 1
+    assert content.endswith(lost_line(now + 1.2, "disk_full", 1) + LINE)
+    assert writer.lost == {"write_error": 1, "disk_full": 3}
+
+
+def test_a_header_that_lacks_its_newline_is_not_repeated(writer, path, now):
+    """A new file whose header lacks only the newline has its header once."""
+    path.unlink()
+    with files_end_at(len(HEADER) - 1):
+        writer.append(LINE, now + 1.1)
+    writer.append(LINE, now + 1.4)
+    assert path.read_bytes() == HEADER + lost_line(now + 1.4, "disk_full", 1) + LINE
+
+
 def test_a_recovery_that_fails_is_tried_again(writer, path, now):
     """A count that itself does not fit is written at the next recovery, complete."""
     with files_end_at(len(HEADER)):

@@ -189,6 +189,7 @@ def test_a_key_has_one_meaning():
         ("rollout/ep_rew_mean", "sb3"),
         ("losses.clipfrac", "cleanrl"),
         ("learners/p0/total_loss", "rllib"),
+        ("mfu(%)", "torchtitan"),
         ("train/loss", ""),
         ("my/own", ""),
     ],

@@ -75,6 +75,6 @@ def test_the_judge_sees_a_sample_given_twice() -> None:
 
 def test_the_judge_sees_an_interrupted_family() -> None:
     """A family in two places fails in classic text as well, whose parser lets it pass."""
-    page = b"# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n# TYPE a gauge\na{x=\"1\"} 1\n"
+    page = b'# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n# TYPE a gauge\na{x="1"} 1\n'
     with pytest.raises(AssertionError):
         judge(page, Format.TEXT)

@@ -27,9 +27,7 @@ def test_families_and_series_stand_together(form: Format) -> None:
             page.add([Sample(A, (("run", run),), time_ms, time_ms=time_ms)])
             page.add([Sample(B, (("run", run),), time_ms, time_ms=time_ms)])
     scrape = judge(page.render(), form)
-    assert list(scrape.series) == [
-        (name, frozenset({("run", run)})) for name in ("a", "b_total") for run in ("x", "y")
-    ]
+    assert list(scrape.series) == [(name, frozenset({("run", run)})) for name in ("a", "b_total") for run in ("x", "y")]
     assert scrape.points("b_total", run="y") == [(1000, 1000.0), (2000, 2000.0)]
 
 

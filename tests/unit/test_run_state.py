@@ -88,7 +88,8 @@ def test_the_first_time_is_that_of_the_first_record(tmp_path: Path) -> None:
 
 def test_the_time_of_counters_is_the_latest_of_any_record(tmp_path: Path) -> None:
     """Counters carry the time of the latest record they include, also where a record's clock went back."""
-    journal = Journal(tmp_path).start().step(0, 5.0, a=1).other("event", 7.0, title="x").other("timing", 6.0, name="y", seconds=1)
+    journal = Journal(tmp_path).start().step(0, 5.0, a=1).other("event", 7.0, title="x")
+    journal.other("timing", 6.0, name="y", seconds=1)
     assert journal.state().latest_ms == math.floor((journal.begin + 7) * 1000 + 0.5)
 
 
@@ -158,10 +159,12 @@ def best_of(values: list[float], *, highest: bool) -> tuple[float, int]:
     return min(finite, key=lambda item: (-item[0] if highest else item[0], item[1]))
 
 
-@pytest.mark.parametrize(("key", "name", "highest"), [("train/loss", "training_loss", False), ("reward", "rl_reward_mean", True)])
+@pytest.mark.parametrize(
+    ("key", "name", "highest"), [("train/loss", "training_loss", False), ("reward", "rl_reward_mean", True)]
+)
 @given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, -1.0, NAN]), min_size=1, max_size=10))
 @settings(deadline=None, max_examples=40)
-def test_a_headline_keeps_its_last_and_its_best_value(key: str, name: str, values: list[float], *, highest: bool) -> None:
+def test_a_headline_keeps_its_last_and_its_best(key: str, name: str, values: list[float], *, highest: bool) -> None:
     """Best is the lowest loss or the highest reward and the first step that reached it; NaN is never best."""
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder)).start()

@@ -83,7 +83,7 @@ def test_a_folder_may_come_later(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("given", ["runs", "runs/r1/metrics.jsonl"])
 def test_cursors_lie_with_the_first_path(tmp_path: Path, given: str) -> None:
-    """The state file is in a hidden folder of the first path, or of its file's folder, and named by the port asked for."""
+    """The state file is in a hidden folder of the first path, or of its file's folder, and named by the port."""
     Journal(tmp_path / "runs").start().step(0, a=1)
     with serving(tmp_path / given) as sidecar:
         page(sidecar, "?scraper=p")
