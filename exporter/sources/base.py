@@ -8,10 +8,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
-__all__ = ["HEAD_BYTES", "Bad", "Ended", "Head", "Item", "Meta", "Row", "Source", "open_log", "read_head"]
+__all__ = [
+    "HEAD_BYTES",
+    "LINES_NAMES",
+    "Bad",
+    "Ended",
+    "Head",
+    "Item",
+    "Meta",
+    "Row",
+    "Source",
+    "complete_lines",
+    "open_log",
+    "read_head",
+]
 
 HEAD_BYTES = 64 * 1024
 """How much of a file decides what it is."""
+
+LINES_NAMES = (".jsonl", ".ndjson")
+"""How names end that promise lines of JSON."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -63,7 +79,7 @@ class Source(Protocol):
         """The format's name, as ``--format`` takes it."""
 
     def recognises(self, head: Head) -> bool:
-        """Whether a file that begins like this is of this format; by content first, by name where that is all there is."""
+        """Whether a file that begins like this is of this format: by its content, its name is a hint."""
 
     def read(self, path: Path) -> Iterator[Item]:
         """Everything that is completely in the file now, in its order; nothing in it is ever evaluated.
@@ -93,3 +109,18 @@ def open_log(path: Path) -> BinaryIO:
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP_MAGIC
     return cast("BinaryIO", gzip.open(path)) if packed else path.open("rb")
+
+
+def complete_lines(path: Path) -> Iterator[str]:
+    """The lines of a text log with their ends; the last one only if it has an end.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with open_log(path) as file:
+            for number, raw in enumerate(file):
+                if raw.endswith(b"\n"):
+                    yield raw.decode("utf-8" if number else "utf-8-sig", "replace")
+    except (EOFError, zlib.error):  # gzip that is still being written
+        return

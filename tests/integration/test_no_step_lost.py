@@ -22,9 +22,9 @@ METRICS = {"train/loss": "training_loss", "train/approx_kl": "rl_kl_divergence",
 
 
 def train(runs: Path, run_id: str, *more: str) -> subprocess.Popen[str]:
-    """Start a trainer."""
+    """Start a trainer; one that serves itself says where on its output."""
     command = [sys.executable, str(TRAINER), str(runs), run_id, str(SECONDS), str(STEPS_PER_SECOND), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE if more else subprocess.DEVNULL, text=True)
 
 
 def logged(runs: Path, run_id: str) -> list[dict]:
@@ -75,7 +75,8 @@ def test_every_step_is_stored_once_whatever_is_killed(tmp_path: Path) -> None:
     sidecar = Sidecar(runs, tmp_path / "sidecar.log")
     trainers = {name: train(runs, name) for name in ("steady run", "victim")}
     trainers["own page"] = train(runs, "own page", "0")
-    own_page = trainers["own page"].stdout.readline().strip().removeprefix("http://")
+    with trainers["own page"].stdout as output:
+        own_page = output.readline().strip().removeprefix("http://")
     servers = []
     for number, binary in enumerate(binaries()):
         folder = tmp_path / f"server-{number}"

@@ -91,7 +91,6 @@ def steps_of(page: Page, form: Format = Format.TEXT) -> list[float]:
         ("/metric", 404, "/metrics?scraper=NAME"),
         ("/metrics/", 404, "no such page"),
         ("http://h/-/healthy", 200, "healthy"),
-        ("http://[", 404, "no such page"),
         ("/%00", 404, "no such page"),
     ],
 )
@@ -350,6 +349,14 @@ def test_noise_is_refused(server: MetricsServer, words: bytes) -> None:
         peer.shutdown(socket.SHUT_WR)
         assert not drained(peer).startswith(b"HTTP/1.1 200")
     assert fetch(server, "/-/healthy").status == 200
+
+
+def test_an_address_that_is_none_is_a_missing_page(server: MetricsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A request for what cannot be a URL has an answer, and is no error of ours."""
+    with connect(server) as peer:
+        peer.sendall(b"GET http://[ HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert drained(peer).startswith(b"HTTP/1.1 404")
+    assert capsys.readouterr().err == ""
 
 
 def test_two_pages_may_be_on_their_way_at_once(server: MetricsServer) -> None:

@@ -1,0 +1,312 @@
+"""TensorBoard event files, read without TensorFlow: record frames, and the few protobuf fields a scalar needs."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from exporter.sources.base import Bad, Head, Item, Meta, Row, open_log
+
+__all__ = ["TensorBoard"]
+
+_BLOCK = 1 << 20
+_LARGEST_READ = 64 << 20
+_MOST_TAGS = 10_000
+_SAME_EVENT = 0.001
+"""Values of one step written within this many seconds make one row."""
+
+_VERSION = b"brain.Event:2"
+_LENGTH = struct.Struct("<QI")
+_DOUBLE = struct.Struct("<d")
+_FLOAT = struct.Struct("<f")
+_wall_time = _DOUBLE.unpack_from
+
+_ELEMENTS = {
+    dtype: struct.Struct("<" + code)
+    for dtype, code in zip((1, 2, 3, 4, 5, 6, 9, 10, 17, 19, 22, 23), "fdiBhbq?HeIQ", strict=True)
+}
+"""How one element of a numeric DataType lies in ``tensor_content``."""
+
+_HALF = 19
+_FIXED_FIELDS = {5: _FLOAT, 6: _DOUBLE}
+_VARINT_FIELDS = frozenset({7, 10, 11, 16, 17})
+_HALF_FIELD, _CONTENT_FIELD, _STRING_FIELD = 13, 4, 8
+_HYPERPARAMETERS = frozenset({"hyperparameters", "hyperparameters/text_summary"})
+
+_Scalars = Sequence[tuple[str, float]]
+_Event = tuple[float, int, _Scalars, Meta | Bad | None]
+"""What one record says: when, at which step, numbers by tag, the run's settings."""
+
+_NO_EVENT = "the record is not an event"
+_LOST = "the length of the record is damaged: nothing after it can be found"
+
+
+class TensorBoard:
+    """Scalars of any writer: ``simple_value`` and tensors of one number; everything else is passed over."""
+
+    name = "tensorboard"
+
+    def recognises(self, head: Head) -> bool:
+        """The first record is the version of the format."""
+        if len(head.data) < _LENGTH.size:
+            return False
+        size, check = _LENGTH.unpack_from(head.data)
+        whole = size < 256 and check == _masked_crc(head.data[:8])
+        return whole and _VERSION in head.data[_LENGTH.size : _LENGTH.size + size]
+
+    def read(self, path: Path) -> Iterator[Item]:
+        """Every scalar in the order of the file; a damaged length ends it, since nothing after that can be found."""
+        with open_log(path) as file:
+            yield from _items(_records(file))
+
+
+def _items(records: Iterator[bytes | None]) -> Iterator[Item]:
+    """One row for the values of a step that were written together; a tag that comes again begins a new one."""
+    decode = _Decoder().event
+    metrics: dict[str, float] = {}
+    row_step, row_time = 0, math.inf
+    for number, record in enumerate(records, 1):
+        try:
+            time, step, values, other = decode(record)
+        except (ValueError, IndexError, struct.error):
+            time, step, values, other = 0.0, 0, (), Bad(number, _NO_EVENT if record is not None else _LOST)
+        if other is not None:
+            if metrics:
+                yield Row(row_step, metrics, row_time)
+                metrics = {}
+            yield other
+        for tag, value in values:
+            if step != row_step or not -_SAME_EVENT < time - row_time < _SAME_EVENT or tag in metrics:
+                if metrics:
+                    yield Row(row_step, metrics, row_time)
+                metrics, row_step, row_time = {}, step, time
+            metrics[tag] = value
+    if metrics:
+        yield Row(row_step, metrics, row_time)
+
+
+def _records(file: BinaryIO) -> Iterator[bytes | None]:
+    """The payload of every whole record; None where the frames are lost. Payload checksums would cost the speed."""
+    sizes: dict[bytes, int] = {}
+    buffer, at, need = b"", 0, 0
+    while block := _read(file, max(_BLOCK, need)):
+        buffer, at, need = buffer[at:] + block, 0, 0
+        while (begin := at + 12) <= len(buffer):
+            head = buffer[at:begin]
+            size = sizes.get(head)
+            if size is None:
+                size, check = _LENGTH.unpack(head)
+                if check != _masked_crc(head[:8]):
+                    yield None
+                    return
+                sizes[head] = size
+            end = begin + size
+            if end + 4 > len(buffer):
+                need = min(end + 4 - len(buffer), _LARGEST_READ)
+                break
+            yield buffer[begin:end]
+            at = end + 4
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except (EOFError, zlib.error):  # gzip that is still being written
+        return b""
+
+
+class _Decoder:
+    """Decodes events; a writer repeats the bytes around a number at every step, so they are decoded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, int, Callable[[bytes, int], tuple[Any, ...]], dict[bytes, str]]] = {}
+
+    def event(self, data: bytes | None) -> _Event:
+        """What one record says; a record of a known shape costs two look-ups."""
+        if data is None:
+            raise ValueError(_LOST)
+        if len(data) > 16 and data[0] == 0x09:
+            step, at = 0, 9
+            if data[9] == 0x10:
+                step, at = data[10], 11
+                if step > 127:
+                    step, at = _varint(data, 10)
+                    step = _signed(step)
+            shape = self._known.get(len(data) - at)
+            if shape is not None:
+                start, stop, unpack, tags = shape
+                tag = tags.get(data[at : at + start] + data[at + stop :])
+                if tag is not None:
+                    return _wall_time(data, 1)[0], step, ((tag, unpack(data, at + start)[0]),), None
+        return self._decoded(data)
+
+    def _decoded(self, data: bytes) -> _Event:
+        time, step, summary, at = _envelope(data)
+        values = [
+            _Value(data, start, stop) for field, wire, start, stop in _fields(data, *summary) if (field, wire) == (1, 2)
+        ]
+        if len(values) == 1 and at:
+            self._remember(values[0], data, at)
+        config = next((Meta(found) for value in values if (found := value.config())), None)
+        return time, step, [(value.tag, value.number) for value in values if value.number is not None], config
+
+    def _remember(self, value: _Value, data: bytes, at: int) -> None:
+        if value.number is not None and value.kind is not None:
+            start, stop = value.start - at, value.start - at + value.kind.size
+            known = self._known.setdefault(len(data) - at, (start, stop, value.kind.unpack_from, {}))
+            if known[:2] == (start, stop) and len(known[3]) < _MOST_TAGS:
+                known[3][data[at : value.start] + data[value.start + value.kind.size :]] = value.tag
+
+
+def _envelope(data: bytes) -> tuple[float, int, tuple[int, int], int]:
+    """When, at which step, where the summary lies, and where the step ends if the fields are in their usual order."""
+    time, step, summary, at, order = 0.0, 0, (0, 0), 0, []
+    for field, wire, start, stop in _fields(data):
+        order.append(field)
+        if (field, wire) == (1, 1):
+            time = _DOUBLE.unpack_from(data, start)[0]
+        elif (field, wire) == (2, 0):
+            step, at = _signed(_varint(data, start)[0]), stop
+        elif (field, wire) == (5, 2):
+            summary = (start, stop)
+    return time, step, summary, at if order == [1, 2, 5] else 9 if order == [1, 5] else 0
+
+
+class _Value:
+    """One value of a summary: its tag and, where it has one, its number and where that lies in the bytes."""
+
+    def __init__(self, data: bytes, begin: int, end: int) -> None:
+        self.tag = self._plugin = ""
+        self.number: float | None = None
+        self.start = 0
+        self.kind: struct.Struct | None = None
+        self._text = b""
+        for field, wire, start, stop in _fields(data, begin, end):
+            if (field, wire) == (1, 2):
+                self.tag = data[start:stop].decode("utf-8", "replace")
+            elif (field, wire) == (2, 5):
+                self._take(data, start, _FLOAT)
+            elif (field, wire) == (8, 2):
+                self._tensor(data, start, stop)
+            elif (field, wire) == (9, 2):
+                self._plugin = _plugin(data[start:stop])
+        if self._plugin not in ("", "scalars"):
+            self.number = None
+
+    def _take(self, data: bytes, start: int, kind: struct.Struct) -> None:
+        self.number, self.start, self.kind = float(kind.unpack_from(data, start)[0]), start, kind
+
+    def _tensor(self, data: bytes, begin: int, end: int) -> None:
+        fields = list(_fields(data, begin, end))
+        dtype = next((_varint(data, start)[0] for field, wire, start, _ in fields if (field, wire) == (1, 0)), 0)
+        if any(field == 2 and _elements(data[start:stop]) != 1 for field, _, start, stop in fields):
+            return
+        for field, wire, start, stop in fields:
+            if field in _FIXED_FIELDS and stop - start == _FIXED_FIELDS[field].size:
+                self._take(data, start, _FIXED_FIELDS[field])
+            elif field == _CONTENT_FIELD and dtype in _ELEMENTS and stop - start == _ELEMENTS[dtype].size:
+                self._take_content(data, start, dtype)
+            elif field in _VARINT_FIELDS and wire in (0, 2) and stop > start:
+                self.number, self.kind = float(_signed(_varint(data, start)[0])), None
+            elif field == _HALF_FIELD and dtype == 19 and wire in (0, 2) and stop > start:
+                bits = _varint(data, start)[0] & 0xFFFF
+                self.number, self.kind = float(struct.unpack("<e", bits.to_bytes(2, "little"))[0]), None
+            elif field == _STRING_FIELD and wire == 2:
+                self._text = data[start:stop]
+
+    def _take_content(self, data: bytes, start: int, dtype: int) -> None:
+        self._take(data, start, _ELEMENTS[dtype])
+        if dtype not in (1, 2):
+            self.kind = None  # the remembered bytes are for floats
+
+    def config(self) -> dict[str, str] | None:
+        """The rows of CleanRL's table of hyper-parameters, as text."""
+        if self.tag not in _HYPERPARAMETERS:
+            return None
+        rows = (line.strip().strip("|").partition("|") for line in self._text.decode("utf-8", "replace").splitlines())
+        pairs = {key.strip(): value.strip() for key, bar, value in rows if bar and not set(key) <= set("-: ")}
+        pairs.pop("param", None)
+        return pairs or None
+
+
+def _plugin(metadata: bytes) -> str:
+    for field, wire, start, stop in _fields(metadata):
+        if (field, wire) == (1, 2):
+            return next(
+                (
+                    metadata[a:b].decode("utf-8", "replace")
+                    for f, w, a, b in _fields(metadata, start, stop)
+                    if (f, w) == (1, 2)
+                ),
+                "",
+            )
+    return ""
+
+
+def _elements(shape: bytes) -> int:
+    """How many elements a TensorShapeProto has; 0 where its rank is unknown."""
+    count = 1
+    for field, wire, start, stop in _fields(shape):
+        if (field, wire) == (2, 2):
+            sizes = [_varint(shape, a)[0] for f, w, a, _ in _fields(shape, start, stop) if (f, w) == (1, 0)]
+            count *= sizes[-1] if sizes else 0
+        elif field == 3:
+            return 0
+    return count
+
+
+def _fields(data: bytes, at: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Number, wire type, first and last offset of every field of a message."""
+    end = len(data) if end is None else end
+    while at < end:
+        key, at = _varint(data, at)
+        wire, start = key & 7, at
+        if wire == 0:
+            _, at = _varint(data, at)
+        elif wire == 2:
+            size, start = _varint(data, at)
+            at = start + size
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            raise ValueError(wire)
+        if at > end:
+            raise ValueError(at)
+        yield key >> 3, wire, start, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    byte = data[at]
+    if byte < 128:
+        return byte, at + 1
+    second = data[at + 1]
+    if second < 128:
+        return byte & 127 | second << 7, at + 2
+    value = shift = 0
+    while byte > 127:
+        value |= (byte & 127) << shift
+        shift += 7
+        at += 1
+        byte = data[at]
+        if shift > 63:
+            raise ValueError(shift)
+    return value | byte << shift, at + 1
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _masked_crc(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated, plus a constant."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 & -(crc & 1))
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
