@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from exporter.catalog import default_catalog, load_catalog
+from exporter.catalog import Catalog, default_catalog, load_catalog
+from exporter.errors import MissingDependencyError
 from exporter.generate import GENERATORS, differing, write
 
 __all__ = ["generate"]
@@ -24,11 +25,21 @@ def generate(what: str, catalog_file: Path | None, output: Path, *, check: bool)
     Example: telemetry-exporter generate --check
     """
     catalog = load_catalog(catalog_file) if catalog_file else default_catalog()
-    chosen = GENERATORS if what == "all" else {what: GENERATORS[what]}
-    files = {name: content for make in chosen.values() for name, content in make(catalog).items()}
+    files = _everything(catalog) if what == "all" else dict(GENERATORS[what](catalog))
     changed = differing(files, output)
     for name in changed:
         click.echo(f"{'differs' if check else 'wrote'}: {name}")
     if not check:
         write({name: files[name] for name in changed}, output)
     sys.exit(1 if check and changed else 0)
+
+
+def _everything(catalog: Catalog) -> dict[str, str]:
+    """All files; those whose optional package is missing are left out, and that is said."""
+    files: dict[str, str] = {}
+    for make in GENERATORS.values():
+        try:
+            files.update(make(catalog))
+        except MissingDependencyError as error:
+            click.echo(f"left out: {error}", err=True)
+    return files

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exporter.catalog import Catalog
+from exporter.errors import MissingDependencyError
 from exporter.generate.alerts import alert_rules, runbook
 from exporter.generate.reference import metric_reference
 
@@ -13,8 +14,13 @@ __all__ = ["GENERATORS", "differing", "write"]
 
 
 def _dashboards(catalog: Catalog) -> Mapping[str, str]:
-    from exporter.generate.dashboards import dashboards  # needs the extra "generate"
-
+    try:
+        from exporter.generate.dashboards import dashboards
+    except ImportError as error:
+        raise MissingDependencyError(
+            "dashboards are made with grafana-foundation-sdk, which needs Python 3.11: "
+            "pip install 'telemetry-exporter[generate]'"
+        ) from error
     return {f"grafana/dashboards/{name}": content for name, content in dashboards(catalog).items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import re
 import signal
 import socket
@@ -308,8 +309,9 @@ def test_a_place_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> Non
 
 
 def test_each_kind_can_be_generated_alone(run: Run, tmp_path: Path) -> None:
-    """The names on the command line are those of the generators."""
-    for what in GENERATORS:
+    """The names on the command line are those of the generators; dashboards need their library."""
+    can_draw = importlib.util.find_spec("grafana_foundation_sdk") is not None
+    for what in [name for name in GENERATORS if can_draw or name != "dashboards"]:
         assert run("generate", what, "-o", tmp_path / what).code == 0
 
 

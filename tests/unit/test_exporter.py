@@ -525,6 +525,18 @@ def test_steps_from_the_future_wait_for_their_time(tmp_path: Path, clock: Simple
     assert scraper.last.values("training_steps_total") == [3]
 
 
+def test_a_clock_that_is_set_back_moves_no_cursor_back(tmp_path: Path, clock: SimpleNamespace) -> None:
+    """What a scraper has is not new again when the clock returns, whatever overlap it asked for meanwhile."""
+    journal = with_steps(Journal(tmp_path).start(), 50)
+    scraper = Scraper(exporter_of(tmp_path))
+    scraper.scrape()
+    clock.now = journal.begin - 60
+    scraper.scrape(overlap=3600)
+    clock.now = journal.begin + 60
+    assert scraper.scrape() == []
+    assert scraper.steps() == positions(journal)
+
+
 # ------------------------------------------------------------------ what is shown
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from exporter.catalog import Alert, Alias, Catalog, Group, Metric, parse_catalog
+from exporter.cli.generate import generate
+from exporter.errors import MissingDependencyError
 from exporter.generate import GENERATORS, differing, write
 from exporter.generate.alerts import RUNBOOK_URL, alert_rules, condition, runbook
 from exporter.generate.reference import metric_reference
@@ -213,3 +217,17 @@ def test_missing_and_changed_files_differ(tmp_path: Path) -> None:
 def test_paragraphs_are_one_line() -> None:
     """Line breaks and runs of blanks become one blank."""
     assert wrap("  a\n   b \t c\n") == "a b c"
+
+
+def test_without_its_library_everything_but_dashboards_is_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where grafana-foundation-sdk cannot be had, asking for dashboards is an error, and for everything a remark."""
+    monkeypatch.setitem(sys.modules, "exporter.generate.dashboards", None)
+    with pytest.raises(MissingDependencyError, match="grafana-foundation-sdk"):
+        GENERATORS["dashboards"](CATALOG)
+    result = CliRunner().invoke(generate, ["--output", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "left out: dashboards" in result.stderr
+    assert (tmp_path / "alerts/training.rules.yml").is_file()
+    assert not (tmp_path / "grafana").exists()

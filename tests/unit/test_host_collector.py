@@ -63,6 +63,12 @@ def test_everything_collected_is_in_the_catalog_with_its_labels(tmp_path: Path) 
         assert dict(sample.labels).get("path", str(tmp_path)) == str(tmp_path)
 
 
+def test_utilization_is_a_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the CPU time in use is 0.5."""
+    monkeypatch.setattr(psutil, "cpu_percent", lambda: 50.0)
+    assert collect(tmp_path)["host_cpu_utilization_ratio"] == 0.5
+
+
 def test_what_a_system_does_not_have_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without disks, network interfaces or a known number of CPUs the rest is collected."""
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)

@@ -234,7 +234,8 @@ def test_idle_connections_do_not_delay_a_scrape(server: MetricsServer) -> None:
 
 
 def test_an_idle_connection_is_closed(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that says nothing, or half a request, is hung up on after the time limit."""
+    """A peer that says nothing, or half a request, is hung up on after the time limit, which is seconds."""
+    assert 5 <= module._Handler.timeout <= 60
     monkeypatch.setattr(module._Handler, "timeout", 0.2)
     for words in (b"", b"GET /metrics HTTP/1.1\r\nHost:"):
         with connect(server) as idle:

@@ -52,6 +52,19 @@ def test_what_is_rendered_elsewhere_stands_before_the_end(form: Format) -> None:
     assert body.endswith(b"z 3.0\n" + form.end)
 
 
+@pytest.mark.parametrize("form", Format)
+def test_buckets_of_a_histogram_stand_together(form: Format) -> None:
+    """The samples of two runs' histograms, however mixed, come out run by run with rising bounds."""
+    family = Family("h", "histogram", "Third.")
+    page = Page(form)
+    for suffix, bound in [("_bucket", "1.0"), ("_bucket", "+Inf"), ("_count", ""), ("_sum", "")]:
+        for run in ("x", "y"):
+            bounds = (("le", bound),) if bound else ()
+            page.add([Sample(family, (("run", run), *bounds), 2, suffix)])
+    runs = [dict(labels)["run"] for _, labels in judge(page.render(), form).series]
+    assert runs == ["x"] * 4 + ["y"] * 4
+
+
 def test_the_first_help_of_a_family_stands() -> None:
     """Families of one name have one header."""
     page = Page(Format.TEXT)
