@@ -174,7 +174,7 @@ class RunState:
         elif isinstance(record, RunEnd):
             self.end = record
         elif isinstance(record, Lost):
-            self.lost[record.reason] += record.records
+            self.lost[record.reason] += max(record.records, 0)
         elif isinstance(record, Unknown):
             self.unknown += 1
 

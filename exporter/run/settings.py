@@ -70,6 +70,8 @@ def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str], f
     settings = Settings(**merged)
     _check_texts(settings)
     if not settings.run_id:
+        if settings.ranks == "all":
+            raise ConfigError("ranks='all' needs a run_id, or each rank would make up its own; set TELEMETRY_RUN_ID")
         settings = dataclasses.replace(settings, run_id=_new_run_id(settings.recipe))
     _check(settings)
     return settings

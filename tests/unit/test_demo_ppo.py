@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from exporter.demo import ppo
+from exporter.demo import objective, ppo
 from exporter.demo.cartpole import PHYSICS, STATE_SIZE, CartPole
-from exporter.demo.ppo import PRESETS, Batch, Network, Rollout, Trainer
+from exporter.demo.objective import Batch, Network, Rollout
+from exporter.demo.ppo import PRESETS, Trainer
 
 Array = NDArray[np.float64]
 
@@ -172,18 +173,18 @@ def test_policy_gradient(clip: float) -> None:
     policy = Network([STATE_SIZE, 5, 5, 2], 1.0, np.random.default_rng(2))
 
     def loss() -> float:
-        measured, _ = ppo.policy_gradient(policy, batch(), clip, 0.3)
+        measured, _ = objective.policy_gradient(policy, batch(), clip, 0.3)
         return measured["rl/policy_loss"] - 0.3 * measured["rl/entropy"]
 
-    _, gradient = ppo.policy_gradient(policy, batch(), clip, 0.3)
+    _, gradient = objective.policy_gradient(policy, batch(), clip, 0.3)
     assert gradient == pytest.approx(slopes(policy, loss), abs=1e-7)
 
 
 def test_value_gradient() -> None:
     """The value's gradient is that of half the mean squared error."""
     value = Network([STATE_SIZE, 5, 5, 1], 1.0, np.random.default_rng(3))
-    _, gradient = ppo.value_gradient(value, batch())
-    numeric = slopes(value, lambda: ppo.value_gradient(value, batch())[0]["rl/value_loss"])
+    _, gradient = objective.value_gradient(value, batch())
+    numeric = slopes(value, lambda: objective.value_gradient(value, batch())[0]["rl/value_loss"])
     assert gradient == pytest.approx(numeric, abs=1e-7)
 
 
@@ -201,22 +202,22 @@ def test_gae_definition() -> None:
             expected[start_step, cart] += (0.9 * 0.7) ** (step - start_step) * delta
             if terminated[step, cart] or truncated[step, cart]:
                 break
-    assert ppo.gae(rollout, values, next_values, 0.9, 0.7) == pytest.approx(expected)
+    assert objective.gae(rollout, values, next_values, 0.9, 0.7) == pytest.approx(expected)
 
 
 def test_kl_estimator() -> None:
     """The k3 estimate is 0 for identical policies and, over many samples, the exact KL of two different ones."""
     old, new = np.array([0.3, 0.7]), np.array([0.5, 0.5])
     drawn = np.random.default_rng(5).choice(2, 100_000, p=old)
-    assert ppo.approximate_kl(np.zeros(9)) == 0.0
-    assert ppo.approximate_kl(np.log(new / old)[drawn]) == pytest.approx(float(old @ np.log(old / new)), rel=0.02)
+    assert objective.approximate_kl(np.zeros(9)) == 0.0
+    assert objective.approximate_kl(np.log(new / old)[drawn]) == pytest.approx(float(old @ np.log(old / new)), rel=0.02)
 
 
 def test_explained_variance() -> None:
     """Explained variance is 1 for perfect predictions and 0 for the mean."""
     returns = np.array([1.0, 2.0, 4.0])
-    assert ppo.explained_variance(returns, returns) == 1.0
-    assert ppo.explained_variance(returns, np.full(3, returns.mean())) == pytest.approx(0.0)
+    assert objective.explained_variance(returns, returns) == 1.0
+    assert objective.explained_variance(returns, np.full(3, returns.mean())) == pytest.approx(0.0)
 
 
 def test_steady_is_healthy(steady: list[dict[str, float]]) -> None:

@@ -298,3 +298,11 @@ def test_a_user_catalog_decides():
     assert namer.resolve("x/y").family.name == "a_y"
     assert namer.resolve("x/m").family.name == "a_m"
     assert namer.resolve("train/loss").family.name == "custom_train_loss"
+
+
+def test_an_update_kl_that_counts_padding_is_watched_by_no_rule() -> None:
+    """TRL's policy/approxkl_avg is averaged over padding and reaches 20 in healthy runs: its kind has no alert."""
+    name = Namer(default_catalog()).resolve("policy/approxkl_avg")
+    assert (name.family.name, name.labels) == ("rl_kl_divergence", (("kind", "update_padded"),))
+    watched = {alert.where["kind"] for alert in default_catalog().metrics["rl_kl_divergence"].alerts}
+    assert watched == {"update|reference"}

@@ -272,10 +272,10 @@ def test_a_resumed_run_is_not_stalled_at_once(tmp_path: Path) -> None:
 
 
 def test_losses_bad_lines_and_unknown_records_are_counted(tmp_path: Path) -> None:
-    """Each kind of trouble has its own count, losses by reason."""
+    """Each kind of trouble has its own count, losses by reason, and none ever falls."""
     journal = Journal(tmp_path).start()
     journal.other("lost", reason="disk_full", count=3).other("lost", reason="disk_full", count=2)
-    journal.other("lost", reason="not_a_number", count=1)
+    journal.other("lost", reason="not_a_number", count=1).other("lost", reason="disk_full", count=-9)
     journal.raw(b"{torn\n[1]\n").other("something_new").other("check", name="x", status="OK").step(1, a=1)
     state = journal.state()
     assert state.lost == {"disk_full": 5, "not_a_number": 1}

@@ -237,3 +237,10 @@ def test_usable_tags(label):
     """Any other label name of up to 64 characters is a tag, ten of them at most, with values of up to 256."""
     tags = {label: "v" * 256, **{f"t{n}": 5 for n in range(9)}}
     assert resolve(tags=tags).tags == tags
+
+
+def test_ranks_that_all_log_need_a_common_name() -> None:
+    """Without a run_id each rank would make up another run, so asking for all ranks without one is an error."""
+    with pytest.raises(ConfigError, match="TELEMETRY_RUN_ID"):
+        resolve_settings({"ranks": "all"}, {}, None)
+    assert resolve_settings({"ranks": "all", "run_id": "r"}, {}, None).run_id == "r"
