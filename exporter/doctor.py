@@ -18,6 +18,7 @@ __all__ = ["Finding", "examine", "is_broken_release"]
 _TIMEOUT_SECONDS = 5.0
 _MAX_SKEW_SECONDS = 5.0
 _MAX_SCRAPE_AGE_SECONDS = 60.0
+_LOOPBACK = re.compile(r"https?://(localhost|127\.|\[::1\])")
 _LOSS = re.compile(
     r"^telemetry_(?:lost_records|bad_lines|series_refused|key_collisions)_total(?:\{.*\})? [1-9]\S*$", re.MULTILINE
 )
@@ -143,7 +144,9 @@ def _skew(name: str, answer: requests.Response) -> Finding:
 
 def _get(url: str) -> requests.Response | Finding:
     try:
-        answer = requests.get(url, timeout=_TIMEOUT_SECONDS)
+        with requests.Session() as session:
+            session.trust_env = not _LOOPBACK.match(url)  # a proxy cannot reach this host's own servers
+            answer = session.get(url, timeout=_TIMEOUT_SECONDS)
     except requests.RequestException as error:
         return Finding(False, f"{url} cannot be reached: {type(error).__name__}")
     if not answer.ok:

@@ -13,7 +13,8 @@ from exporter.records import Labels, Sample
 
 __all__ = ["HostCollector", "process_is_alive"]
 
-_CLOCK_TOLERANCE_SECONDS = 2.0
+_CLOCK_TOLERANCE_SECONDS = 60.0
+"""A process' start is told relative to the boot, and moves when the clock is set."""
 
 
 class HostCollector:

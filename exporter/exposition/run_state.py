@@ -151,7 +151,8 @@ class RunState:
         name, metric = series.name.family.name, series.name.metric
         previous = self.bests.get(name, Best(value, value, step))
         better = value > previous.best if metric and metric.headline == "max" else value < previous.best
-        replaces = better or math.isnan(previous.best)
+        # No number and no infinity is a best: a diverged step must not win for ever.
+        replaces = math.isfinite(value) and (better or not math.isfinite(previous.best))
         self.bests[name] = Best(value, value, step) if replaces else previous._replace(last=value)
 
     def _count_nonfinite(self, stamped: Stamped, metrics: Mapping[str, Any]) -> None:

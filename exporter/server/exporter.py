@@ -5,6 +5,7 @@ In the trainer's process and in the sidecar the same object does the work.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -105,10 +106,11 @@ class Exporter:
             page = Page(form)
             shown = list(self._shown(now))
             for history, statuses in shown:
-                if "running" in statuses:
-                    add_latest(page, history.state, self._catalog)
-                page.add(counter_samples(history.state, self._catalog))
-                page.add(gauge_samples(history.state, self._catalog, statuses))
+                with self._one_journal(history.path):
+                    if "running" in statuses:
+                        add_latest(page, history.state, self._catalog)
+                    page.add(counter_samples(history.state, self._catalog))
+                    page.add(gauge_samples(history.state, self._catalog, statuses))
             return self._finish(page, shown)
 
     def scraper_page(self, form: Format, scraper: str, overlap_seconds: float = 0.0) -> Served:
@@ -121,7 +123,8 @@ class Exporter:
             shown = list(self._shown(now))
             cursors, samples = self._add_steps(page, scraper, int(overlap_seconds * 1000), [h for h, _ in shown], now)
             for history, statuses in shown:
-                page.add(gauge_samples(history.state, self._catalog, statuses))
+                with self._one_journal(history.path):
+                    page.add(gauge_samples(history.state, self._catalog, statuses))
             backlog = sum(max(h.position.offset - cursors[h.path].position.offset, 0) for h, _ in shown)
             self._scrapes[scraper] += 1
             self._scrapers[scraper] = _ScraperState(samples, time.perf_counter() - started, backlog)
@@ -152,15 +155,14 @@ class Exporter:
     ) -> tuple[Position, int]:
         """One journal's steps, and its counters while they may still be news to the scraper."""
         state, end, samples = history.state, start, 0
-        try:
+        with self._one_journal(history.path):
             for chunk in history.read(start, repeat_ms, limit, now_ms + _CLOCK_AHEAD_MS):
                 samples += add_steps(page, chunk.records, history.series, self._catalog)
                 end = max(end, chunk.end)
-        except OSError:
-            self._read_errors += 1
         is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS
         if is_news and state.latest_ms <= now_ms + _CLOCK_AHEAD_MS:
-            page.add(counter_samples(state, self._catalog, state.latest_ms, start.step_ms))
+            with self._one_journal(history.path):
+                page.add(counter_samples(state, self._catalog, state.latest_ms, start.step_ms))
         return end, samples
 
     def _refresh(self, now: float) -> int:
@@ -169,24 +171,29 @@ class Exporter:
             self._histories.pop(path).close()
         budget = FOLLOW_BYTES
         for path in found:
-            budget -= self._follow(path, budget, now)
+            with self._one_journal(path):
+                budget -= self._follow(path, budget, now)
         return FOLLOW_BYTES - budget
 
     def _follow(self, path: Path, limit: int, now: float) -> int:
+        history = self._histories.get(path)
+        if now - path.stat().st_mtime > KEEP_SECONDS:
+            if history:
+                self._histories.pop(path).close()
+            return 0
+        if history is None:
+            history = RunHistory(path, self._catalog, self._namer, self._budget, process_is_alive)
+            self._histories[path] = history
+        return history.follow(limit)
+
+    @contextlib.contextmanager
+    def _one_journal(self, path: Path) -> Iterator[None]:
+        """Whatever goes wrong with one journal is a number and a line, never a failed page of all runs."""
         try:
-            history = self._histories.get(path)
-            if now - path.stat().st_mtime > KEEP_SECONDS:
-                if history:
-                    self._histories.pop(path).close()
-                return 0
-            if history is None:
-                history = RunHistory(path, self._catalog, self._namer, self._budget, process_is_alive)
-                self._histories[path] = history
-            return history.follow(limit)
-        except (OSError, EOFError) as error:
+            yield
+        except Exception as error:  # noqa: BLE001 - a journal may come from another tool and hold anything
             self._read_errors += 1
             self._say(f"cannot read {path}: {error}")
-            return 0
 
     def _shown(self, now: float) -> Iterator[_Shown]:
         """Histories with anything to show; of two journals that claim to be one run, the first."""

@@ -151,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         scraper = query.get("scraper", [""])[-1]
         if not scraper:
             return Served(exporter.latest_page(form), lambda: None)
+        if "Sec-Fetch-Mode" in self.headers:  # only browsers send it, and any web page can make one ask
+            raise ConfigError("a page with scraper= moves that scraper's cursor, so no browser gets it; see /metrics")
         if not _SCRAPER.fullmatch(scraper):
             raise ConfigError(f"scraper={scraper[:80]!r} must be 1 to 64 letters, digits or _ . -")
         if scraper not in exporter.scrapers and len(exporter.scrapers) >= _MAX_SCRAPERS:

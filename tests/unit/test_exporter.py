@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import socket
 import tempfile
 import time
@@ -764,3 +765,26 @@ def test_promtool_reads_any_text(tmp_path: Path) -> None:
         code, said = check_metrics(page)
         assert code in (0, 3), said
         assert "error while linting" not in said
+
+
+@pytest.mark.parametrize("broken", ["gauge_samples", "counter_samples", "add_steps"])
+def test_whatever_breaks_in_one_run_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    """An error that nobody thought of is a count and one line; the other runs are shown, and nothing is raised."""
+    for name in ("bad", "good"):
+        with_steps(Journal(tmp_path, name).start(), 3)
+    original = getattr(module, broken)
+
+    def fails_for_one(*arguments: Any) -> Any:
+        if any("bad" in str(getattr(getattr(item, "series", item), "labels", "")) for item in arguments):
+            raise LookupError("nobody thought of this")
+        return original(*arguments)
+
+    monkeypatch.setattr(module, broken, fails_for_one)
+    exporter = exporter_of(tmp_path)
+    page = exporter.scraper_page(TEXT, "s").body.decode()
+    plain = exporter.latest_page(TEXT).decode()
+    assert len(re.findall(r'training_step{.*run_id="good"', page)) == 3
+    assert re.search(r'run_status{.*run_id="good"', plain)
+    assert "nobody thought of this" in capsys.readouterr().err

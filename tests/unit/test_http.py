@@ -438,3 +438,10 @@ def test_what_is_no_address_is_refused(listen: str) -> None:
     """The message has the value and the form it must have."""
     with pytest.raises(ConfigError, match=re.escape(repr(listen)) + ".*HOST:PORT"):
         parse_address(listen)
+
+
+def test_a_browser_cannot_move_a_cursor(server: MetricsServer) -> None:
+    """A web page that makes a browser ask for a scraper's page is refused, and the scraper still gets every step."""
+    assert fetch(server, "/metrics?scraper=s", Sec_Fetch_Mode="no-cors").status == 400
+    assert fetch(server, "/metrics", Sec_Fetch_Mode="navigate").status == 200
+    assert steps_of(fetch(server, "/metrics?scraper=s"))

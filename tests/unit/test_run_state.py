@@ -152,20 +152,20 @@ def test_a_refused_key_counts_no_non_finite_value(tmp_path: Path) -> None:
 
 
 def best_of(values: list[float], *, highest: bool) -> tuple[float, int]:
-    """The best value and its step, by definition: the first of the best; NaN only where there is nothing else."""
-    finite = [(value, step) for step, value in enumerate(values) if not math.isnan(value)]
+    """The best value and its step, by definition: the first of the best; the first value where none is finite."""
+    finite = [(value, step) for step, value in enumerate(values) if math.isfinite(value)]
     if not finite:
-        return values[-1], len(values) - 1
+        return values[0], 0
     return min(finite, key=lambda item: (-item[0] if highest else item[0], item[1]))
 
 
 @pytest.mark.parametrize(
     ("key", "name", "highest"), [("train/loss", "training_loss", False), ("reward", "rl_reward_mean", True)]
 )
-@given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, -1.0, NAN]), min_size=1, max_size=10))
+@given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, -1.0, NAN, math.inf, -math.inf]), min_size=1, max_size=10))
 @settings(deadline=None, max_examples=40)
 def test_a_headline_keeps_its_last_and_its_best(key: str, name: str, values: list[float], *, highest: bool) -> None:
-    """Best is the lowest loss or the highest reward and the first step that reached it; NaN is never best."""
+    """Best is the lowest loss or the highest reward and the first step that reached it; only a number can be."""
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder)).start()
         for number, value in enumerate(values):
