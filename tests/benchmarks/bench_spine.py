@@ -95,6 +95,7 @@ def render_ours(*, packed: bool = False, from_journal: bool = False) -> float:
     from exporter.catalog import Namer, default_catalog
     from exporter.exposition import Budget, Format, Page, RunSeries, add_steps
     from exporter.journal import START, read_chunk
+    from exporter.server.history import PIECE_BYTES
 
     with tempfile.TemporaryDirectory() as folder:
         path = _journal(Path(folder))
@@ -109,7 +110,7 @@ def render_ours(*, packed: bool = False, from_journal: bool = False) -> float:
 
         def read() -> list:
             chunks, position = [], START
-            while (chunk := read_chunk(path, position, 256 * 1024)).records:
+            while (chunk := read_chunk(path, position, PIECE_BYTES)).records:
                 chunks.append(chunk)
                 position = chunk.end
             return chunks
