@@ -68,7 +68,8 @@ def _show(stack: Stack, receiver: Receiver, stop: threading.Event, *, once: bool
     if alerting and not problem:
         _wait_for_resolved(receiver, stop)
         problem = outcome(receiver.notifications)
-    print(f"PROBLEM: {problem}" if problem else "Both runs are over, and all alerts came as expected.", flush=True)
+    verdict = "Both runs are over, and all alerts came as expected." if alerting else "Both runs are over."
+    print(f"PROBLEM: {problem}" if problem else verdict, flush=True)
     if not once and not stop.is_set():
         print("Serving until Ctrl-C.", flush=True)
         stop.wait()

@@ -38,6 +38,7 @@ def test_without_servers_the_demo_goes_on_and_says_how_to_get_them(tmp_path) -> 
     ended = demo("--seconds", "10", PATH=str(tmp_path))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "apt-get install prometheus prometheus-alertmanager" in ended.stdout
+    assert "alerts came" not in ended.stdout
     assert "steady: step" in ended.stdout
 
 
