@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
+    "RESERVED_LABELS",
     "Check",
     "Checkpoint",
     "EpochEnd",
@@ -21,10 +23,24 @@ __all__ = [
     "TableRows",
     "Timing",
     "Unknown",
+    "is_free_label",
 ]
 
 Labels = tuple[tuple[str, str], ...]
 """Label names and values, sorted by name."""
+
+RESERVED_LABELS = frozenset({
+    "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
+    "recipe", "base_model", "host", "world_size", "version", "job", "instance",
+})  # fmt: skip
+"""Labels that the exporter or the server sets: a tag of that name would give a series one label twice."""
+
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+def is_free_label(name: str) -> bool:
+    """Whether a user's tag can be a label under its own name."""
+    return bool(_LABEL.fullmatch(name)) and name not in RESERVED_LABELS
 
 
 class RunStart(NamedTuple):
@@ -144,6 +160,11 @@ class Family(NamedTuple):
     type: str
     help: str
 
+    @property
+    def sample_name(self) -> str:
+        """Name of the family's main series."""
+        return f"{self.name}_total" if self.type == "counter" else self.name
+
 
 class Sample(NamedTuple):
     """One value of one series now, or at a time in milliseconds since the epoch."""
@@ -153,3 +174,8 @@ class Sample(NamedTuple):
     value: float
     suffix: str = ""
     time_ms: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the series: that of a histogram's parts has a suffix of its own."""
+        return self.family.name + self.suffix if self.suffix else self.family.sample_name

@@ -94,7 +94,7 @@ class Metric:
     @property
     def sample_name(self) -> str:
         """Name of the metric's main series."""
-        return f"{self.name}_total" if self.type == "counter" else self.name
+        return self.family.sample_name
 
 
 @dataclass(frozen=True)

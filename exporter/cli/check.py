@@ -11,7 +11,7 @@ import click
 from exporter.catalog import Namer, default_catalog
 from exporter.errors import ConfigError
 from exporter.exposition import Budget, RunSeries, RunState, default_labels
-from exporter.journal import START, find_journals, journal_rank, read_chunk
+from exporter.journal import find_journals, journal_rank, read_chunks
 
 __all__ = ["check"]
 
@@ -47,18 +47,14 @@ def _read(journal: Path) -> tuple[RunState, list[str]]:
     series = RunSeries(namer, Budget(), default_labels(journal.resolve().parent.name, journal_rank(journal) or 0))
     state = RunState(catalog, namer, series)
     problems: list[str] = []
-    position = START
-    while True:
-        try:
-            chunk = read_chunk(journal, position, _CHUNK_BYTES)
-        except OSError as error:
-            problems.append(f"cannot be read beyond line {position.line}: {error.strerror or error}")
-            break
-        if chunk.end == position:
-            break
-        state.add(chunk)
-        problems += [f"line {bad.line}: {bad.reason}" for bad in chunk.bad_lines]
-        position = chunk.end
+    line = 0
+    try:
+        for chunk in read_chunks(journal, _CHUNK_BYTES):
+            state.add(chunk)
+            problems += [f"line {bad.line}: {bad.reason}" for bad in chunk.bad_lines]
+            line = chunk.end.line
+    except OSError as error:
+        problems.append(f"cannot be read beyond line {line}: {error.strerror or error}")
     return state, problems + list(_refusals(state))
 
 

@@ -29,8 +29,7 @@ class Format(enum.Enum):
 
     def header(self, family: Family) -> bytes:
         """The HELP and TYPE lines."""
-        counter_suffix = "_total" if family.type == "counter" and self is Format.TEXT else ""
-        name = family.name + counter_suffix
+        name = family.sample_name if self is Format.TEXT else family.name
         text = _escape(family.help, quotes=self is Format.OPENMETRICS)
         return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n".encode("utf-8", "replace")
 

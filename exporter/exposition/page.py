@@ -30,9 +30,8 @@ class Page:
     def add(self, samples: Iterable[Sample]) -> None:
         """Add single samples; those of one histogram must come with its labels in the same order."""
         for sample in samples:
-            suffix = sample.suffix or ("_total" if sample.family.type == "counter" else "")
             time = b"\n" if sample.time_ms is None else self.format.suffixes([sample.time_ms])[0]
-            prefix = series_prefix(sample.family.name + suffix, sample.labels)
+            prefix = series_prefix(sample.name, sample.labels)
             group = tuple(label for label in sample.labels if label[0] != "le")
             self.add_block(sample.family, group, prefix + value_text(sample.value) + time)
 

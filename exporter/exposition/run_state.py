@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Chunk, Stamped
-from exporter.records import Labels, Lost, Record, RunEnd, RunStart, Step, Timing, Unknown
+from exporter.records import Labels, Lost, Record, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
 
 __all__ = ["Best", "RunState", "default_labels", "run_labels"]
 
@@ -22,11 +21,6 @@ _MAX_HISTOGRAMS = 100
 _MAX_SCHEMAS = 10_000
 _STALL_SECONDS = 120.0
 _STALL_STEPS = 8.0
-_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-_OWN_LABELS = frozenset({
-    "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
-    "job", "instance", "recipe", "base_model", "host", "world_size", "version",
-})  # fmt: skip
 
 
 class Best(NamedTuple):
@@ -207,8 +201,7 @@ def run_labels(start: RunStart) -> dict[str, str]:
 
 
 def _tag_label(name: str) -> str:
-    is_free = _LABEL.fullmatch(name) and name not in _OWN_LABELS
-    return name if is_free else f"tag_{sanitize(name)}"
+    return name if is_free_label(name) else f"tag_{sanitize(name)}"
 
 
 def default_labels(run_id: str, rank: int) -> Labels:

@@ -81,9 +81,9 @@ class RunSeries:
             if series:
                 self._by_key[place] = Series(series.name, self.prefix(series.name))
 
-    def prefix(self, name: SeriesName, suffix: str = "") -> bytes:
+    def prefix(self, name: SeriesName) -> bytes:
         """The bytes before the values of a series of this run."""
-        return series_prefix(name.family.name + suffix, tuple(sorted(self._labels + name.labels)))
+        return series_prefix(name.family.name, tuple(sorted(self._labels + name.labels)))
 
     def own(self, metric: Metric) -> Series:
         """A series that the exporter makes itself, beside those of native keys."""

@@ -7,7 +7,7 @@ from exporter.journal.layout import (
     journal_rank,
     validate_run_id,
 )
-from exporter.journal.reader import START, BadLine, Chunk, Position, Stamped, identity, read_chunk
+from exporter.journal.reader import START, BadLine, Chunk, Position, Stamped, identity, read_chunk, read_chunks
 from exporter.journal.writer import JournalWriter
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "journal_name",
     "journal_rank",
     "read_chunk",
+    "read_chunks",
     "validate_run_id",
 ]

@@ -21,9 +21,9 @@ from exporter.records import (
     Unknown,
 )
 
-__all__ = ["decode_record"]
+__all__ = ["END_OF_TIME", "decode_record"]
 
-_END_OF_TIME = 1e11
+END_OF_TIME = 1e11
 """Far beyond any clock, yet before the present in milliseconds: one such step would outrank all later ones."""
 
 _STEP_FIELDS = frozenset(
@@ -52,7 +52,7 @@ def decode_record(line: bytes) -> Record:
 
 def _time(fields: Mapping[str, Any]) -> float:
     value = fields.get("time", fields.get("timestamp"))
-    if (type(value) is float or type(value) is int) and 0 <= value < _END_OF_TIME:
+    if (type(value) is float or type(value) is int) and 0 <= value < END_OF_TIME:
         return value
     raise ValueError(f"time {value!r} is no number of seconds since 1970")
 

@@ -10,13 +10,14 @@ import errno
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from exporter.journal.decode import decode_record
 from exporter.records import Record, RunStart, Step
 
-__all__ = ["START", "BadLine", "Chunk", "Position", "Stamped", "identity", "read_chunk"]
+__all__ = ["START", "BadLine", "Chunk", "Position", "Stamped", "identity", "read_chunk", "read_chunks"]
 
 
 class Position(NamedTuple):
@@ -82,6 +83,18 @@ def read_chunk(path: Path, start: Position, limit: int, until_ms: float = math.i
     except (EOFError, zlib.error) as error:
         raise OSError(errno.EIO, f"damaged: {error}", str(path)) from error
     return _decode(data, start, until_ms)
+
+
+def read_chunks(path: Path, piece: int) -> Iterator[Chunk]:
+    """A whole journal, ``piece`` bytes at a time.
+
+    Raises:
+        OSError: the journal cannot be read.
+    """
+    position = START
+    while (chunk := read_chunk(path, position, piece)).end != position:
+        yield chunk
+        position = chunk.end
 
 
 def _open(path: Path) -> BinaryIO:

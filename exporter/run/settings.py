@@ -13,18 +13,15 @@ from typing import Any
 
 from exporter.errors import ConfigError
 from exporter.journal import validate_run_id
+from exporter.records import RESERVED_LABELS, is_free_label
 
 __all__ = ["Settings", "resolve_settings"]
 
 _PREFIX = "TELEMETRY_"
 _FILE_VARIABLE = "TELEMETRY_SETTINGS"
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
-_OWN_LABELS = frozenset({
-    "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
-    "recipe", "base_model", "host", "world_size", "version", "job", "instance",
-})  # fmt: skip
 _MAX_TAGS = 10
 _MAX_TEXT = 256
+_MAX_LABEL = 64
 
 
 @dataclass(frozen=True)
@@ -145,10 +142,10 @@ def _check_mappings(settings: Settings) -> None:
             f"{len(settings.tags)} tags: at most {_MAX_TAGS}, because each is a label of every series; use config="
         )
     for label, value in settings.tags.items():
-        if not isinstance(label, str) or not _LABEL.fullmatch(label) or label.startswith("__") or label in _OWN_LABELS:
+        if not isinstance(label, str) or len(label) > _MAX_LABEL or not is_free_label(label):
             raise ConfigError(
                 f"tag {label!r} cannot be a label: use letters, digits and _, not starting with a digit or __, "
-                f"and none of {', '.join(sorted(_OWN_LABELS))}"
+                f"and none of {', '.join(sorted(RESERVED_LABELS))}"
             )
         if len(str(value)) > _MAX_TEXT:
             raise ConfigError(f"tag {label!r}: the value has more than {_MAX_TEXT} characters; use config=")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from exporter._version import __version__
 from exporter.encoding import encode_line
 from exporter.errors import RunError, ServerError
-from exporter.journal import START, TARGETS_FOLDER, JournalWriter, journal_name, read_chunk
+from exporter.journal import TARGETS_FOLDER, JournalWriter, journal_name, read_chunks
 from exporter.records import RunStart, Step
 from exporter.run.clean import clean
 from exporter.run.exits import close_at_exit
@@ -97,22 +97,19 @@ def _past(path: Path) -> _Past:
     Raises:
         RunError: the journal was compressed, so it is closed for good, or cannot be read.
     """
-    attempts, next_step, position = 0, 0, START
+    attempts, next_step = 0, 0
     try:
         if path.with_name(path.name + ".gz").exists():
             raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
-        while True:
-            chunk = read_chunk(path, position, _SCAN_BYTES)
-            if chunk.end == position:
-                return _Past(attempts, next_step)
+        for chunk in read_chunks(path, _SCAN_BYTES):
             attempts += sum(isinstance(item.record, RunStart) for item in chunk.records)
             steps = [item.record.step for item in chunk.records if isinstance(item.record, Step)]
             next_step = steps[-1] + 1 if steps else next_step
-            position = chunk.end
     except FileNotFoundError:
         return _Past(0, 0)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}; choose another directory= or run_id=") from error
+    return _Past(attempts, next_step)
 
 
 def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:

@@ -28,9 +28,10 @@ class _Families(Collector):
 def render_samples(samples: Iterable[Sample], form: Format) -> bytes:
     """Render samples without timestamps; the page's end is not included."""
     metrics: dict[str, Metric] = {}
-    for family, labels, value, suffix, _ in samples:
+    for sample in samples:
+        family = sample.family
         metric = metrics.setdefault(family.name, Metric(family.name, family.help, family.type))
-        metric.add_sample(family.name + (suffix or _suffix(family.type)), _unicode(labels), value)
+        metric.add_sample(sample.name, _unicode(sample.labels), sample.value)
     families = _Families(metrics.values())
     if form is Format.OPENMETRICS:
         page: bytes = generate_openmetrics(families)  # type: ignore[no-untyped-call]
@@ -41,7 +42,3 @@ def render_samples(samples: Iterable[Sample], form: Format) -> bytes:
 def _unicode(labels: Labels) -> dict[str, str]:
     """Labels without lone surrogates, which a path may have and no page can hold."""
     return {name: value.encode("utf-8", "replace").decode() for name, value in labels}
-
-
-def _suffix(kind: str) -> str:
-    return "_total" if kind == "counter" else ""

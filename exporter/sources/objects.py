@@ -7,15 +7,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from exporter.encoding import NON_FINITE, decode
-from exporter.sources.base import Head
+from exporter.journal.decode import END_OF_TIME
 
-__all__ = ["PLAIN", "numeric_leaves", "object_or_none", "only_object", "step_number", "unix_seconds"]
+__all__ = ["PLAIN", "numeric_leaves", "object_or_none", "step_number", "unix_seconds"]
 
 PLAIN = frozenset({int, float})
 _PLAIN_OR_FLAG = frozenset({int, float, bool})
 _NUMBER_TEXTS = NON_FINITE | {"nan", "inf", "-inf"}
 
-_END_OF_TIME = 1e11
 _WHOLE_LIMIT = 1 << 63
 """Steps beyond it are no 64-bit numbers and would not fit any journal."""
 
@@ -69,7 +68,7 @@ def unix_seconds(value: Any) -> float | None:
     None for anything else, milliseconds included: no clock shows as many seconds.
     """
     seconds: Any = _iso_seconds(value) if type(value) is str else value
-    if type(seconds) in PLAIN and 0 <= seconds < _END_OF_TIME:
+    if type(seconds) in PLAIN and 0 <= seconds < END_OF_TIME:
         return float(seconds)
     return None
 
@@ -80,11 +79,6 @@ def _iso_seconds(text: str) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def only_object(head: Head) -> dict[str, Any] | None:
-    """The object that a whole small file consists of, however it is laid out."""
-    return object_or_none(head.data)
 
 
 def object_or_none(text: bytes) -> dict[str, Any] | None:

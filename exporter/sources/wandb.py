@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter.encoding import decode
 from exporter.sources.base import HEAD_BYTES, LINES_NAMES, Bad, Head, Item, Meta, Row, open_log
-from exporter.sources.objects import numeric_leaves, only_object, step_number, unix_seconds
+from exporter.sources.objects import numeric_leaves, object_or_none, step_number, unix_seconds
 
 __all__ = ["Wandb"]
 
@@ -47,7 +47,7 @@ class Wandb:
 
 
 def _is_summary(head: Head) -> bool:
-    fields = only_object(head)
+    fields = object_or_none(head.data)
     if fields is None:
         return head.name == _SUMMARY_NAME and len(head.data) >= HEAD_BYTES
     if head.name == _SUMMARY_NAME:
