@@ -6,6 +6,7 @@ tokens for them; bare tokens written by other tools are understood when reading.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import orjson
 __all__ = [
     "APPEND_NEWLINE",
     "NON_FINITE",
+    "clean",
     "decode",
     "encode",
     "encode_line",
@@ -26,6 +28,9 @@ __all__ = [
 
 NON_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 _EXACT_DIGITS = 19
+_MAX_DEPTH = 12
+_MAX_TEXT = 65_536
+_MAX_EXACT_INT = 2**63
 
 
 encode = orjson.dumps
@@ -79,3 +84,23 @@ def number_token(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def clean(value: Any, depth: int = 0) -> Any:
+    """The value in JSON's types: keys and unknown objects as text, non-finite floats as strings, text cut at 64 KiB."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if -_MAX_EXACT_INT <= value < _MAX_EXACT_INT else str(value)
+    if isinstance(value, float):
+        return number_token(float(value))
+    if isinstance(value, str):
+        return value[:_MAX_TEXT].encode("utf-8", "replace").decode()
+    if depth < _MAX_DEPTH and isinstance(value, Mapping):
+        return {clean(str(key)): clean(item, depth + 1) for key, item in value.items()}
+    if depth < _MAX_DEPTH and isinstance(value, (list, tuple, set, frozenset)):
+        return [clean(item, depth + 1) for item in value]
+    if hasattr(value, "item"):
+        with contextlib.suppress(Exception):  # it holds not exactly one value, or is no array at all
+            return clean(value.item(), _MAX_DEPTH)
+    return clean(str(value))

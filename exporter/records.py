@@ -31,7 +31,8 @@ Labels = tuple[tuple[str, str], ...]
 
 RESERVED_LABELS = frozenset({
     "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
-    "recipe", "base_model", "host", "world_size", "version", "job", "instance",
+    "recipe", "base_model", "framework", "host", "world_size", "version", "job", "instance",
+    "format", "gpu", "uuid", "name", "gpu_instance_id", "mig_profile", "pid",
 })  # fmt: skip
 """Labels that the exporter or the server sets: a tag of that name would give a series one label twice."""
 
@@ -44,13 +45,14 @@ def is_free_label(name: str) -> bool:
 
 
 class RunStart(NamedTuple):
-    """The run, or another attempt of it, begins."""
+    """The run, or another attempt of it, begins; one with the number of the present attempt amends what is known."""
 
     time: float
     run_id: str
     user_id: str = ""
     recipe: str = ""
     base_model: str = ""
+    framework: str = ""
     tags: Mapping[str, str] = {}
     config: Mapping[str, Any] = {}
     host: str = ""
@@ -58,7 +60,8 @@ class RunStart(NamedTuple):
     rank: int = 0
     world_size: int = 1
     version: str = ""
-    attempt: int = 1
+    attempt: int = 0
+    """Counts from 1; 0 where it is not said, which means the next one."""
 
 
 class Step(NamedTuple):

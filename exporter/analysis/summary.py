@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.catalog import Namer
-from exporter.sources import Bad, Item, Meta, Row, Source
+from exporter.sources import Bad, Item, Meta, Row, Source, read_all
 
 __all__ = ["summarise"]
 
@@ -81,7 +81,7 @@ def summarise(path: Path, source: Source | None, namer: Namer) -> dict[str, Any]
         OSError: the file cannot be read.
     """
     summary = _Summary()
-    for item in source.read(path) if source else ():
+    for item in read_all(source, path) if source else ():
         summary.add(item)
     return {
         "path": str(path),

@@ -8,7 +8,7 @@ from exporter.exposition.run_page import (
     counter_samples,
     gauge_samples,
 )
-from exporter.exposition.run_state import RunState, default_labels
+from exporter.exposition.run_state import RunState, default_labels, run_labels
 from exporter.exposition.series import MAX_SERIES_PER_RUN, Budget, Refusal, RunSeries
 from exporter.exposition.steps import add_steps
 
@@ -26,4 +26,5 @@ __all__ = [
     "counter_samples",
     "default_labels",
     "gauge_samples",
+    "run_labels",
 ]

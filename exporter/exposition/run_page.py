@@ -94,7 +94,12 @@ def _headlines(state: RunState, catalog: Catalog) -> Iterator[Sample]:
 
 
 def _info_labels(start: RunStart) -> Labels:
-    named = {"recipe": start.recipe, "base_model": start.base_model, "host": start.host}
+    named = {
+        "recipe": start.recipe,
+        "base_model": start.base_model,
+        "framework": start.framework,
+        "host": start.host,
+    }
     return tuple({**named, "world_size": str(start.world_size), "version": start.version}.items())
 
 

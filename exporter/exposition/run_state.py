@@ -13,7 +13,7 @@ from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Chunk, Stamped
-from exporter.records import Labels, Lost, Record, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
+from exporter.records import Labels, Lost, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
 
 __all__ = ["Best", "RunState", "default_labels", "run_labels"]
 
@@ -73,7 +73,7 @@ class RunState:
             if isinstance(stamped.record, Step):
                 self._add_step(stamped, stamped.record)
             else:
-                self._add_other(stamped.record)
+                self._add_other(stamped)
 
     @property
     def median_step_seconds(self) -> float:
@@ -161,11 +161,12 @@ class RunState:
         family = series.name.family
         return self.histograms.setdefault(family.name, Histogram(family))
 
-    def _add_other(self, record: Record) -> None:
+    def _add_other(self, stamped: Stamped) -> None:
+        record = stamped.record
         if isinstance(record, Timing):
             self._add_timing(record)
         elif isinstance(record, RunStart):
-            self._add_start(record)
+            self._add_start(record, stamped.attempt)
         elif isinstance(record, RunEnd):
             self.end = record
         elif isinstance(record, Lost):
@@ -178,12 +179,13 @@ class RunState:
         if name.family.name in self.histograms or len(self.histograms) < _MAX_HISTOGRAMS:
             self.histograms.setdefault(name.family.name, Histogram(name.family)).observe(record.seconds)
 
-    def _add_start(self, record: RunStart) -> None:
+    def _add_start(self, record: RunStart, attempt: int) -> None:
         self.start = record
         self.end = None
-        self.attempts += 1
-        self.latest.clear()
-        self._recent_steps_ms.clear()
+        if attempt != self.attempts:
+            self.attempts = attempt
+            self.latest.clear()
+            self._recent_steps_ms.clear()
         if self.first_time is None:
             self.first_time = record.time
         self.series.relabel(run_labels(record))

@@ -7,7 +7,17 @@ from exporter.journal.layout import (
     journal_rank,
     validate_run_id,
 )
-from exporter.journal.reader import START, BadLine, Chunk, Position, Stamped, identity, read_chunk, read_chunks
+from exporter.journal.reader import (
+    START,
+    BadLine,
+    Chunk,
+    Position,
+    Stamped,
+    identity,
+    is_journal,
+    read_chunk,
+    read_chunks,
+)
 from exporter.journal.writer import JournalWriter
 
 __all__ = [
@@ -20,6 +30,7 @@ __all__ = [
     "Stamped",
     "find_journals",
     "identity",
+    "is_journal",
     "journal_name",
     "journal_rank",
     "read_chunk",

@@ -139,6 +139,7 @@ _RUN_FIELDS: dict[str, Callable[[Any], Any]] = {
     "user_id": str,
     "recipe": str,
     "base_model": str,
+    "framework": str,
     "tags": lambda tags: {str(name): str(value) for name, value in tags.items()},
     "config": lambda config: dict(config.items()),
     "host": str,

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from exporter.journal.decode import decode_record
+from exporter.journal.layout import journal_rank
 from exporter.records import Record, RunStart, Step
 
-__all__ = ["START", "BadLine", "Chunk", "Position", "Stamped", "identity", "read_chunk", "read_chunks"]
+__all__ = ["START", "BadLine", "Chunk", "Position", "Stamped", "identity", "is_journal", "read_chunk", "read_chunks"]
 
 
 class Position(NamedTuple):
@@ -33,6 +34,8 @@ class Position(NamedTuple):
 
 
 START = Position(0, 0, 0, 0)
+
+_LONGEST_FIRST_LINE = 4 * 1024 * 1024
 
 
 class Stamped(NamedTuple):
@@ -97,6 +100,26 @@ def read_chunks(path: Path, piece: int) -> Iterator[Chunk]:
         position = chunk.end
 
 
+def is_journal(path: Path) -> bool:
+    """Whether a file is a journal and not another log of lines: by its name and its first line, or by that alone.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            line = file.readline(_LONGEST_FIRST_LINE)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    try:
+        record = decode_record(line)
+    except ValueError:
+        record = None
+    if journal_rank(path) is None:
+        return isinstance(record, RunStart)
+    return record is not None or not line.startswith(b"{") or not line.endswith(b"\n")
+
+
 def _open(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
@@ -138,4 +161,5 @@ def _stamp(line: bytes, step_ms: int, attempt: int) -> Stamped:
     ms = int(record.time * 1000 + 0.5)
     if type(record) is Step:
         return Stamped(ms if ms > step_ms else step_ms + 1, attempt, record)
-    return Stamped(ms, attempt + 1 if type(record) is RunStart else attempt, record)
+    begins = type(record) is RunStart and (record.attempt != attempt or not attempt)
+    return Stamped(ms, attempt + begins, record)

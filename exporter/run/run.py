@@ -14,9 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from exporter.encoding import APPEND_NEWLINE, encode, encode_line
+from exporter.encoding import APPEND_NEWLINE, clean, encode, encode_line
 from exporter.journal import JournalWriter
-from exporter.run.clean import clean
 from exporter.run.scalars import sort_values, to_scalar
 from exporter.run.table import Table
 

@@ -34,6 +34,8 @@ class Settings:
     """Who runs it: a label of every series."""
     recipe: str = ""
     base_model: str = ""
+    framework: str = ""
+    """The library that trains, such as ``trl`` or ``sb3``."""
     directory: str = "runs"
     """Folder that holds one folder per run."""
     port: int | None = None
@@ -117,7 +119,7 @@ def _parse(variable: str, name: str, text: str) -> Any:
 
 
 def _check_texts(settings: Settings) -> None:
-    for name in ("run_id", "user_id", "recipe", "base_model", "directory", "ranks"):
+    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "directory", "ranks"):
         value = getattr(settings, name)
         if not isinstance(value, str) or (len(value) > _MAX_TEXT and name != "directory"):
             raise ConfigError(f"{name}={value!r:.80} must be a text of at most {_MAX_TEXT} characters")

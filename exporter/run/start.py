@@ -9,15 +9,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter._version import __version__
-from exporter.encoding import encode_line
+from exporter.encoding import clean, encode_line
 from exporter.errors import RunError, ServerError
-from exporter.journal import TARGETS_FOLDER, JournalWriter, journal_name, read_chunks
-from exporter.records import RunStart, Step
-from exporter.run.clean import clean
+from exporter.journal import TARGETS_FOLDER, JournalWriter, find_journals, journal_name, read_chunks
+from exporter.records import Step
 from exporter.run.exits import close_at_exit
 from exporter.run.ranks import Rank, detect_rank
 from exporter.run.run import Run
@@ -36,6 +36,7 @@ def start_run(
     user_id: str | None = None,
     recipe: str | None = None,
     base_model: str | None = None,
+    framework: str | None = None,
     config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -58,6 +59,7 @@ def start_run(
         "user_id": user_id,
         "recipe": recipe,
         "base_model": base_model,
+        "framework": framework,
         "config": config,
         "tags": tags,
         "directory": None if directory is None else os.fspath(directory),
@@ -102,7 +104,7 @@ def _past(path: Path) -> _Past:
         if path.with_name(path.name + ".gz").exists():
             raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
         for chunk in read_chunks(path, _SCAN_BYTES):
-            attempts += sum(isinstance(item.record, RunStart) for item in chunk.records)
+            attempts = chunk.end.attempt
             steps = [item.record.step for item in chunk.records if isinstance(item.record, Step)]
             next_step = steps[-1] + 1 if steps else next_step
     except FileNotFoundError:
@@ -118,6 +120,7 @@ def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:
         "user_id": settings.user_id,
         "recipe": settings.recipe,
         "base_model": settings.base_model,
+        "framework": settings.framework,
         "tags": {name: str(value) for name, value in settings.tags.items()},
         "config": settings.config,
         "host": socket.gethostname(),
@@ -139,7 +142,7 @@ def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[
     catalog = default_catalog()
     folder = journal.parent
     collectors = [HostCollector(catalog, folder)]
-    exporter = Exporter([folder], folder / ".cursors.json", catalog, collectors)
+    exporter = Exporter(partial(find_journals, folder), folder / ".cursors.json", catalog, collectors)
     try:
         server = MetricsServer(exporter, "127.0.0.1", settings.port or 0)
     except ServerError as error:

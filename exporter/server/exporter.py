@@ -26,7 +26,7 @@ from exporter.exposition import (
     counter_samples,
     gauge_samples,
 )
-from exporter.journal import Position, find_journals
+from exporter.journal import Position
 from exporter.records import Labels, Sample
 from exporter.server.client_bridge import render_samples
 from exporter.server.cursors import Cursor, CursorStore
@@ -72,10 +72,14 @@ class Exporter:
     """Renders pages; one lock lets one page be made at a time, sending them happens outside of it."""
 
     def __init__(
-        self, paths: Iterable[Path], state_file: Path, catalog: Catalog, collectors: Iterable[Collector] = ()
+        self,
+        journals: Callable[[], Iterable[Path]],
+        state_file: Path,
+        catalog: Catalog,
+        collectors: Iterable[Collector] = (),
     ) -> None:
-        """Show the runs at ``paths``; ``state_file`` keeps the scrapers' cursors."""
-        self._paths = list(paths)
+        """Show the runs whose ``journals`` there are at a scrape; ``state_file`` keeps the scrapers' cursors."""
+        self._journals = journals
         self._catalog = catalog
         self._namer = Namer(catalog)
         self._collectors = list(collectors)
@@ -166,7 +170,7 @@ class Exporter:
         return end, samples
 
     def _refresh(self, now: float) -> int:
-        found = {journal: None for path in self._paths for journal in find_journals(path)}
+        found = dict.fromkeys(self._journals())
         for path in [path for path in self._histories if path not in found]:
             self._histories.pop(path).close()
         budget = FOLLOW_BYTES

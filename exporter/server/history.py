@@ -97,7 +97,7 @@ class RunHistory:
         if self.state.end is not None:
             return {self.state.end.status}
         if self._is_dead(now):
-            return {"crashed"}
+            return {"crashed" if self._has_process else "finished"}
         return {"running", "stalled"} if self.state.is_stalled(now) else {"running"}
 
     def close(self) -> None:
@@ -122,6 +122,11 @@ class RunHistory:
         index = bisect_left(self._checkpoints, step_ms, key=lambda position: position.step_ms)
         checkpoint = self._checkpoints[max(index - 1, 0)]
         return min(checkpoint, start)
+
+    @property
+    def _has_process(self) -> bool:
+        """Whether the journal says which process writes it; a log that another trainer left just ends one day."""
+        return self.state.start is None or self.state.start.pid != 0
 
     def _is_dead(self, now: float) -> bool:
         start = self.state.start

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from exporter.errors import ConfigError
-from exporter.sources.base import Bad, Ended, Head, Item, Meta, Row, Source, open_log, read_head
+from exporter.sources.base import Bad, Ended, Head, Item, Meta, Row, Source, open_log, read_all, read_head
 
 __all__ = [
     "SOURCES",
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "find_source",
     "open_log",
+    "read_all",
     "read_head",
     "source_named",
 ]

@@ -15,12 +15,15 @@ __all__ = [
     "Ended",
     "Head",
     "Item",
+    "LineBlocks",
     "Meta",
     "Row",
     "Source",
-    "complete_lines",
     "open_log",
+    "read_all",
+    "read_blocks",
     "read_head",
+    "read_text",
 ]
 
 HEAD_BYTES = 64 * 1024
@@ -28,6 +31,9 @@ HEAD_BYTES = 64 * 1024
 
 LINES_NAMES = (".jsonl", ".ndjson")
 """How names end that promise lines of JSON."""
+
+BLOCK_BYTES = 256 * 1024
+"""How much of a log is taken at a time."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -46,6 +52,8 @@ class Meta(NamedTuple):
     """What the log says about the run: hyper-parameters, names."""
 
     config: Mapping[str, Any]
+    run: str = ""
+    """Name of the run that the following rows belong to, where a log holds several."""
 
 
 class Bad(NamedTuple):
@@ -56,7 +64,7 @@ class Bad(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The log says that the run is over: finished or failed."""
+    """The log says that the run is over: finished or failed. A resumed run may write more after it."""
 
     status: str
 
@@ -81,14 +89,30 @@ class Source(Protocol):
     def recognises(self, head: Head) -> bool:
         """Whether a file that begins like this is of this format: by its content, its name is a hint."""
 
-    def read(self, path: Path) -> Iterator[Item]:
+    def read(self, path: Path) -> Iterator[Item | None]:
         """Everything that is completely in the file now, in its order; nothing in it is ever evaluated.
 
-        A torn end is left out, a bad line is an item, a list, text or object is no metric.
+        None says that this is all for now: asked again, the iterator goes on with what has been appended since, and
+        in between it holds no file open. An iterator that ends cannot go on: the file has to be read anew (documents
+        that are rewritten as a whole, packed files, a log that is damaged beyond).
+
+        A torn end waits, a bad line is an item, a list, text or object is no metric.
 
         Raises:
             OSError: the file cannot be read.
         """
+
+
+def read_all(source: Source, path: Path) -> Iterator[Item]:
+    """Everything that is completely in a file now.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    for item in source.read(path):
+        if item is None:
+            return
+        yield item
 
 
 def read_head(path: Path) -> Head:
@@ -111,16 +135,73 @@ def open_log(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path)) if packed else path.open("rb")
 
 
-def complete_lines(path: Path) -> Iterator[str]:
-    """The lines of a text log with their ends; the last one only if it has an end.
+def read_blocks(path: Path) -> Iterator[bytes | Bad | None]:
+    """The bytes of a log, block by block; a plain file is open only while a block is taken.
+
+    At the end of a plain file comes None, and asked again what was appended since. A packed file ends, with an item
+    where it is damaged; one that is still being written just ends.
 
     Raises:
         OSError: the file cannot be read.
     """
+    offset = 0
+    while True:
+        with path.open("rb") as file:
+            file.seek(offset)
+            block = file.read(BLOCK_BYTES)
+        if not offset and block.startswith(_GZIP_MAGIC):
+            yield from _unpacked_blocks(path)
+            return
+        if offset or len(block) >= len(_GZIP_MAGIC):  # the first bytes decide together
+            offset += len(block)
+            yield block
+        if len(block) < BLOCK_BYTES:
+            yield None
+
+
+def _unpacked_blocks(path: Path) -> Iterator[bytes | Bad]:
     try:
-        with open_log(path) as file:
-            for number, raw in enumerate(file):
-                if raw.endswith(b"\n"):
-                    yield raw.decode("utf-8" if number else "utf-8-sig", "replace")
-    except (EOFError, zlib.error):  # gzip that is still being written
+        with gzip.open(path) as file:
+            while block := file.read1(BLOCK_BYTES):
+                yield block
+    except EOFError:
         return
+    except (zlib.error, gzip.BadGzipFile) as error:
+        yield Bad(1, f"damaged gzip: {error}")
+
+
+class LineBlocks:
+    """The blocks of a log cut after their last newline.
+
+    Attributes:
+        unfinished: What came after it and waits for its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.unfinished = b""
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes | Bad | None]:
+        for block in read_blocks(self._path):
+            if not isinstance(block, bytes):
+                yield block
+            elif end := block.rfind(b"\n") + 1:
+                lines, self.unfinished = self.unfinished + block[:end], block[end:]
+                yield lines
+            else:
+                self.unfinished += block
+
+
+def read_text(path: Path) -> Iterator[str | Bad | None]:
+    """Complete lines of text, many at a time, as ``read_blocks`` gives bytes; what is no UTF-8 is replaced.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    encoding = "utf-8-sig"
+    for block in LineBlocks(path):
+        if isinstance(block, bytes):
+            yield block.decode(encoding, "replace")
+            encoding = "utf-8"
+        else:
+            yield block

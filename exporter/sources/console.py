@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.sources.base import Head, Item, Row, complete_lines
+from exporter.sources.base import Head, Item, Row, read_text
 
 __all__ = ["FORMS", "Console", "Form", "LineParser"]
 
@@ -52,13 +52,14 @@ class Console:
             parser.parse_line(line)
         return parser.recognised > 1
 
-    def read(self, path: Path) -> Iterator[Item]:
+    def read(self, path: Path) -> Iterator[Item | None]:
         """A row for every line, or table, of metrics."""
         parser = LineParser()
-        for line in complete_lines(path):
-            row = parser.parse_line(line)
-            if row is not None:
-                yield row
+        for block in read_text(path):
+            if isinstance(block, str):
+                yield from filter(None, map(parser.parse_line, block.split("\n")[:-1]))
+            else:
+                yield block
 
 
 class LineParser:

@@ -7,11 +7,12 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from exporter.sources.base import Bad, Ended, Head, Item, Meta, Row, complete_lines
+from exporter.sources.base import Bad, Ended, Head, Item, Meta, Row, read_text
 
 __all__ = ["EPOCH_COLUMNS", "STEP_COLUMNS", "TIME_COLUMNS", "CsvTable"]
 
@@ -70,52 +71,56 @@ class CsvTable:
         header, first = _first_records(lines[1:] if monitor else lines)
         return _is_header(header) and _fits(header, first)
 
-    def read(self, path: Path) -> Iterator[Item]:
+    def read(self, path: Path) -> Iterator[Item | None]:
         """Every complete row; a cell that holds an object is reported once per column and never evaluated."""
-        lines = complete_lines(path)
-        first = next(lines, None)
-        if first is None:
-            return
-        start = None
-        if monitor := first.startswith(_MONITOR):
-            item, start = _monitor_start(first)
-            yield item
-        else:
-            lines = chain([first], lines)
-        yield from _items(_Records(lines, before=int(monitor)), start)
+        progress = _Progress()
+        for text in read_text(path):
+            if isinstance(text, str):
+                yield from progress.items(text)
+            else:
+                yield text
 
 
 class _Records:
-    """The records of a table and the line each begins at; a record that its writer has not finished is left out."""
+    """The records of a table and the line each begins at; one that is not complete waits for more lines."""
 
-    def __init__(self, lines: Iterator[str], before: int) -> None:
-        self.line = before
-        self._taken = before
-        self._lines = lines
-        self._ended = False
+    def __init__(self) -> None:
+        self.line = 0
+        self._taken = 0
+        self._torn: list[str] = []
 
-    def __iter__(self) -> Iterator[list[str] | Bad]:
+    def parse(self, text: str) -> Iterator[list[str] | Bad]:
+        """The records that are complete with these lines."""
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
-        reader = csv.reader(self._counted(), strict=True)
+        lines, end = [*self._torn, *StringIO(text, newline="\n")], _End()
+        reader = csv.reader(chain(lines, end), strict=True)
+        begin = 0
         while True:
-            self.line = self._taken + 1
+            self.line = self._taken + begin + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                if self._ended:
-                    return
+                if end.reached:
+                    break
                 yield Bad(self.line, f"not CSV: {error}")
-                continue
-            if cells is None:
-                return
-            if cells:
-                yield cells
+            else:
+                if cells is None:
+                    break
+                if cells:
+                    yield cells
+            begin = reader.line_num
+        self._torn = lines[begin:]
+        self._taken += begin
 
-    def _counted(self) -> Iterator[str]:
-        for line in self._lines:
-            self._taken += 1
-            yield line
-        self._ended = True
+
+class _End(Iterator[str]):
+    """No more lines, and whether they were asked for: a quoted cell that is not closed asks for more."""
+
+    reached = False
+
+    def __next__(self) -> str:
+        self.reached = True
+        raise StopIteration
 
 
 class _Table:
@@ -151,24 +156,42 @@ class _Table:
         return value if _UNIX_TIMES[0] < value < _UNIX_TIMES[1] else None
 
 
-def _items(records: _Records, start: float | None) -> Iterator[Item]:
-    table: _Table | None = None
-    reported: set[str] = set()
-    step = number = 0
-    for cells in records:
-        if isinstance(cells, Bad):
-            yield cells
-        elif table is None or table.is_header(cells):
-            table = _Table(cells, start)
-        elif len(cells) != len(table.header):
-            yield Bad(records.line, f"{len(cells)} cells under {len(table.header)} columns")
-        else:
-            number += 1
-            step = _step(table, cells, step, number)
-            yield from _objects(table, cells, records.line, reported)
-            yield Row(step, _metrics(table, cells), table.time_of(cells), _cell(cells, table.epoch))
-            if table.done is not None and cells[table.done] == "True":
-                yield Ended("finished")
+class _Progress:
+    """What earlier lines of a table mean for later ones."""
+
+    def __init__(self) -> None:
+        self._records = _Records()
+        self._begun = False
+        self._table: _Table | None = None
+        self._start: float | None = None
+        self._reported: set[str] = set()
+        self._step = self._number = 0
+
+    def items(self, text: str) -> Iterator[Item]:
+        """What complete lines say."""
+        if not self._begun and text.startswith(_MONITOR):
+            first, _, rest = text.partition("\n")
+            said, self._start = _monitor_start(first)
+            yield said
+            text = "\n" + rest
+        self._begun = True
+        for cells in self._records.parse(text):
+            if isinstance(cells, Bad):
+                yield cells
+            elif self._table is None or self._table.is_header(cells):
+                self._table = _Table(cells, self._start)
+            elif len(cells) != len(self._table.header):
+                yield Bad(self._records.line, f"{len(cells)} cells under {len(self._table.header)} columns")
+            else:
+                yield from self._row_items(self._table, cells)
+
+    def _row_items(self, table: _Table, cells: list[str]) -> Iterator[Item]:
+        self._number += 1
+        self._step = _step(table, cells, self._step, self._number)
+        yield from _objects(table, cells, self._records.line, self._reported)
+        yield Row(self._step, _metrics(table, cells), table.time_of(cells), _cell(cells, table.epoch))
+        if table.done is not None and cells[table.done] == "True":
+            yield Ended("finished")
 
 
 def _step(table: _Table, cells: Sequence[str], before: int, number: int) -> int:

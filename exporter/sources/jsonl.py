@@ -6,9 +6,7 @@ the metrics. What places a row - step, time, epoch - is no metric of it.
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 from exporter.encoding import decode
 from exporter.journal.decode import decode_record
 from exporter.records import RunEnd, RunStart
-from exporter.sources.base import HEAD_BYTES, LINES_NAMES, Bad, Ended, Head, Item, Meta, Row, open_log
+from exporter.sources.base import HEAD_BYTES, LINES_NAMES, Bad, Ended, Head, Item, LineBlocks, Meta, Row
 from exporter.sources.objects import PLAIN, numeric_leaves, object_or_none, step_number, unix_seconds
 
 __all__ = ["Jsonl"]
@@ -60,37 +58,56 @@ class Jsonl:
             return _begins_long_row(head)
         return 2 * len(objects) > len(found)
 
-    def read(self, path: Path) -> Iterator[Item]:
-        """Everything in the complete lines; an unfinished last line counts where it is complete JSON.
+    def read(self, path: Path) -> Iterator[Item | None]:
+        """Everything in the complete lines; an unfinished last line counts at once where it is a complete object.
 
         Raises:
             OSError: the file cannot be read.
         """
-        lines, number = _Lines(), 0
-        try:
-            with open_log(path) as file:
-                for number, line in enumerate(file, 1):
-                    yield from lines.items(number, line)
-        except EOFError:
-            return  # gzip that is still being written
-        except (zlib.error, gzip.BadGzipFile) as error:
-            yield Bad(number + 1, f"damaged gzip: {error}")
+        blocks, lines = LineBlocks(path), _Lines()
+        for block in blocks:
+            if isinstance(block, bytes):
+                yield from lines.items(block)
+            else:
+                yield from lines.early_items(blocks.unfinished)
+                yield block
+        yield from lines.early_items(blocks.unfinished)
 
 
 class _Lines:
     """What earlier lines mean for later ones: the last step and the last config."""
 
     def __init__(self) -> None:
+        self._number = 0
+        self._early = b""
+        """The unfinished line that has been counted already."""
         self._step = -1
         self._config: Any = None
 
-    def items(self, number: int, line: bytes) -> list[Item]:
-        """What one line says; nothing where it is blank or not completely there."""
+    def items(self, block: bytes) -> Iterator[Item]:
+        """What complete lines say; nothing where one is blank or was counted when it was unfinished."""
+        lines = block.split(b"\n")[:-1]
+        if self._early and not lines[0][len(self._early) :].strip():
+            lines[0] = b""
+        self._early = b""
+        for line in lines:
+            self._number += 1
+            try:
+                yield from self._items(line)
+            except (ValueError, RecursionError) as error:
+                if line.strip():
+                    yield Bad(self._number, str(error))
+
+    def early_items(self, line: bytes) -> list[Item]:
+        """What an unfinished line says if it is a complete object; its end may still come."""
+        if self._early or not line.rstrip().endswith(b"}"):
+            return []
         try:
-            return self._items(line)
-        except (ValueError, RecursionError) as error:
-            torn = not line.endswith(b"\n")
-            return [] if torn or line.isspace() else [Bad(number, str(error))]
+            items = self._items(line)
+        except (ValueError, RecursionError):
+            return []
+        self._early = line
+        return items
 
     def _items(self, line: bytes) -> list[Item]:
         fields = decode(line)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from exporter.sources.base import Bad, Head, Item, Meta, Row, open_log
+from exporter.sources.base import Bad, Head, Item, Meta, Row, read_blocks
 
 __all__ = ["TensorBoard"]
 
-_BLOCK = 1 << 20
-_LARGEST_READ = 64 << 20
 _MOST_TAGS = 10_000
 _SAME_EVENT = 0.001
 """Values of one step written within this many seconds make one row."""
@@ -58,65 +55,87 @@ class TensorBoard:
         whole = size < 256 and check == _masked_crc(head.data[:8])
         return whole and _VERSION in head.data[_LENGTH.size : _LENGTH.size + size]
 
-    def read(self, path: Path) -> Iterator[Item]:
-        """Every scalar in the order of the file; a damaged length ends it, since nothing after that can be found."""
-        with open_log(path) as file:
-            yield from _items(_records(file))
+    def read(self, path: Path) -> Iterator[Item | None]:
+        """Every scalar in the order of the file; a damaged length ends it, since nothing after that can be found.
+
+        At the end of the file the values of its last step are a row; more values of that step will be another one.
+        """
+        frames, rows = _Frames(), _Rows()
+        for block in read_blocks(path):
+            if isinstance(block, bytes):
+                yield from rows.items(frames.payloads(block))
+                if not frames.sound:
+                    yield from rows.rest()
+                    yield Bad(rows.number + 1, _LOST)
+                    return
+            else:
+                yield from rows.rest()
+                yield block
+        yield from rows.rest()
 
 
-def _items(records: Iterator[bytes | None]) -> Iterator[Item]:
-    """One row for the values of a step that were written together; a tag that comes again begins a new one."""
-    decode = _Decoder().event
-    metrics: dict[str, float] = {}
-    row_step, row_time = 0, math.inf
-    for number, record in enumerate(records, 1):
-        try:
-            time, step, values, other = decode(record)
-        except (ValueError, IndexError, struct.error):
-            time, step, values, other = 0.0, 0, (), Bad(number, _NO_EVENT if record is not None else _LOST)
-        if other is not None:
-            if metrics:
-                yield Row(row_step, metrics, row_time)
-                metrics = {}
-            yield other
-        for tag, value in values:
-            if step != row_step or not -_SAME_EVENT < time - row_time < _SAME_EVENT or tag in metrics:
-                if metrics:
-                    yield Row(row_step, metrics, row_time)
-                metrics, row_step, row_time = {}, step, time
-            metrics[tag] = value
-    if metrics:
-        yield Row(row_step, metrics, row_time)
+class _Frames:
+    """TFRecord frames; one that is not complete waits for the rest of it."""
 
+    def __init__(self) -> None:
+        self.sound = True
+        """Whether the next frame can be found: no length so far was damaged."""
+        self._buffer = b""
+        self._sizes: dict[bytes, int] = {}
 
-def _records(file: BinaryIO) -> Iterator[bytes | None]:
-    """The payload of every whole record; None where the frames are lost. Payload checksums would cost the speed."""
-    sizes: dict[bytes, int] = {}
-    buffer, at, need = b"", 0, 0
-    while block := _read(file, max(_BLOCK, need)):
-        buffer, at, need = buffer[at:] + block, 0, 0
+    def payloads(self, block: bytes) -> Iterator[bytes]:
+        """The payload of every frame that is now complete. Checksums of payloads would cost the speed."""
+        buffer, sizes, at = self._buffer + block, self._sizes, 0
         while (begin := at + 12) <= len(buffer):
             head = buffer[at:begin]
             size = sizes.get(head)
             if size is None:
                 size, check = _LENGTH.unpack(head)
                 if check != _masked_crc(head[:8]):
-                    yield None
-                    return
+                    self.sound = False
+                    break
                 sizes[head] = size
             end = begin + size
             if end + 4 > len(buffer):
-                need = min(end + 4 - len(buffer), _LARGEST_READ)
                 break
             yield buffer[begin:end]
             at = end + 4
+        self._buffer = buffer[at:]
 
 
-def _read(file: BinaryIO, size: int) -> bytes:
-    try:
-        return file.read(size)
-    except (EOFError, zlib.error):  # gzip that is still being written
-        return b""
+class _Rows:
+    """One row for the values of a step that were written together; a tag that comes again begins a new one."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """How many records there were."""
+        self._decode = _Decoder().event
+        self._metrics: dict[str, float] = {}
+        self._step, self._time = 0, math.inf
+
+    def items(self, records: Iterable[bytes]) -> Iterator[Item]:
+        """What these records say, except the last row: more values may belong to it."""
+        for record in records:
+            self.number += 1
+            try:
+                time, step, values, other = self._decode(record)
+            except (ValueError, IndexError, struct.error):
+                time, step, values, other = 0.0, 0, (), Bad(self.number, _NO_EVENT)
+            if other is not None:
+                yield from self.rest()
+                yield other
+            for tag, value in values:
+                same = step == self._step and -_SAME_EVENT < time - self._time < _SAME_EVENT
+                if not same or tag in self._metrics:
+                    yield from self.rest()
+                    self._step, self._time = step, time
+                self._metrics[tag] = value
+
+    def rest(self) -> Iterator[Row]:
+        """The row that is open."""
+        if self._metrics:
+            yield Row(self._step, self._metrics, self._time)
+            self._metrics = {}
 
 
 class _Decoder:
@@ -125,10 +144,8 @@ class _Decoder:
     def __init__(self) -> None:
         self._known: dict[int, tuple[int, int, Callable[[bytes, int], tuple[Any, ...]], dict[bytes, str]]] = {}
 
-    def event(self, data: bytes | None) -> _Event:
+    def event(self, data: bytes) -> _Event:
         """What one record says; a record of a known shape costs two look-ups."""
-        if data is None:
-            raise ValueError(_LOST)
         if len(data) > 16 and data[0] == 0x09:
             step, at = 0, 9
             if data[9] == 0x10:

@@ -17,7 +17,8 @@ __all__ = ["Trackio"]
 
 _MAGIC = b"SQLite format 3\0"
 _METRICS_TABLE = re.compile(rb"CREATE TABLE\s+[\"'`\[]?metrics\b[^;]*?\brun_name\b", re.I)
-_ROWS = "SELECT run_name, timestamp, step, metrics FROM metrics ORDER BY rowid"
+_ROWS = "SELECT rowid, run_name, timestamp, step, metrics FROM metrics WHERE rowid > ? ORDER BY rowid LIMIT ?"
+_BATCH = 1000
 _PATIENCE = 1.0
 """Seconds to wait for a writer that has locked the database."""
 
@@ -35,23 +36,42 @@ class Trackio:
             return _METRICS_TABLE.search(head.data) is not None
         return head.name.endswith(".db")
 
-    def read(self, path: Path) -> Iterator[Item]:
+    def read(self, path: Path) -> Iterator[Item | None]:
         """Every committed row; a locked or damaged database is a bad item after what could be read.
 
         Raises:
             OSError: the file cannot be read.
         """
-        path.open("rb").close()
-        number, run = 0, None
-        try:
-            with closing(_open(path)) as database:
-                for number, (name, *cells) in enumerate(database.execute(_ROWS), 1):
-                    if name != run:
-                        run = name
-                        yield Meta({"run_name": _text(name)})
-                    yield _item(number, cells)
-        except sqlite3.Error as error:
-            yield Bad(number + 1, str(error))
+        last, number, run, said = 0, 0, None, ""
+        while True:
+            path.open("rb").close()
+            rows, error = _rows_after(path, last)
+            for row, name, *cells in rows:
+                last = row
+                number += 1
+                if name != run:
+                    run = name
+                    yield Meta({}, _text(name))
+                yield _item(number, cells)
+            if error is not None and str(error) != said:
+                yield Bad(number + 1, str(error))
+            if error is not None and not isinstance(error, sqlite3.OperationalError):
+                return
+            said = str(error)
+            if error is not None or len(rows) < _BATCH:
+                yield None
+
+
+def _rows_after(path: Path, last: int) -> tuple[list[tuple[Any, ...]], sqlite3.Error | None]:
+    """At most a batch of the rows behind one, and what kept the others back; the database is closed again."""
+    rows: list[tuple[Any, ...]] = []
+    try:
+        with closing(_open(path)) as database:
+            for row in database.execute(_ROWS, (last, _BATCH)):
+                rows.append(row)  # those before an error are kept
+    except sqlite3.Error as error:
+        return rows, error
+    return rows, None
 
 
 def _open(path: Path) -> sqlite3.Connection:

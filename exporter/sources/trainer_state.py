@@ -26,7 +26,7 @@ class TrainerState:
         """Whether it is an object with a log history."""
         return _HISTORY.match(head.data) is not None
 
-    def read(self, path: Path) -> Iterator[Item]:
+    def read(self, path: Path) -> Iterator[Item | None]:
         """A row for each entry; a document that is not completely written is one bad item and nothing else.
 
         Raises:

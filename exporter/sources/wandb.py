@@ -32,7 +32,7 @@ class Wandb:
             return _is_summary(head)
         return bool(_CONFIG_MARK.search(head.data) and _CONFIG_VALUE.search(head.data))
 
-    def read(self, path: Path) -> Iterator[Item]:
+    def read(self, path: Path) -> Iterator[Item | None]:
         """The summary as one row at its step, or the config.
 
         Raises:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,6 +19,7 @@ import pytest
 
 from exporter.doctor import Finding, examine, is_broken_release
 from exporter.exposition import Format
+from exporter.journal import find_journals
 from exporter.server import Exporter
 from tests.support.journals import CATALOG, Journal
 from tests.support.servers import Prometheus, Sidecar, free_port, require, running, wait_until
@@ -215,7 +217,7 @@ def test_lost_values_are_a_problem(tmp_path: Path, servers: Any, line: str, is_l
 def test_a_real_page_tells_of_lost_values(tmp_path: Path, servers: Any) -> None:
     """The exporter's own page says it in the form that doctor looks for."""
     good = Journal(tmp_path, "good run").start().log(0, {"a": 1})
-    exporter = Exporter([tmp_path], tmp_path / "state.json", CATALOG)
+    exporter = Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG)
     server = servers(an_exporter(exporter.latest_page(Format.TEXT).decode()))
     assert problems(examine(tmp_path, server.url, None, None)) == []
     good.raw(b"torn\n")

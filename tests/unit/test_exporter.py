@@ -11,6 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.exposition import Budget, Format
+from exporter.journal import find_journals
 from exporter.records import Family, Sample
 from exporter.server import Exporter
 from exporter.server import exporter as module
@@ -69,7 +71,7 @@ def positions(journal: Journal) -> list[tuple[int, float]]:
 
 def exporter_of(folder: Path, **more: Any) -> Exporter:
     """The exporter of a runs folder."""
-    return Exporter([folder], folder / ".telemetry" / "cursors.json", CATALOG, **more)
+    return Exporter(partial(find_journals, folder), folder / ".telemetry" / "cursors.json", CATALOG, **more)
 
 
 def latest(exporter: Exporter, form: Format = OPENMETRICS) -> Scrape:
@@ -457,13 +459,13 @@ def counters_of(exporter: Exporter, name: str) -> dict[Any, list[tuple[int | Non
 def test_two_exporters_say_the_same_at_the_same_time(tmp_path: Path) -> None:
     """Counters and histograms are functions of the journal: in-process page and sidecar agree to the millisecond."""
     journal = Journal(tmp_path / "runs").start()
-    early = Exporter([tmp_path / "runs" / "r1"], tmp_path / "a.json", CATALOG)
+    early = Exporter(partial(find_journals, tmp_path / "runs" / "r1"), tmp_path / "a.json", CATALOG)
     for number in range(20):
         journal.log(number, {"train/loss": float("nan") if number % 5 == 3 else 1.0, "loss": 2.0})
         journal.other("timing", number / 10, name="optim_step", seconds=number / 100).raw(b"torn\n")
         early.refresh()
     journal.step(20, a=1)
-    late = Exporter([tmp_path / "runs"], tmp_path / "b.json", CATALOG)
+    late = Exporter(partial(find_journals, tmp_path / "runs"), tmp_path / "b.json", CATALOG)
     found = counters_of(late, "new")
     assert found == counters_of(early, "new")
     assert len(found) > 20

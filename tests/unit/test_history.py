@@ -323,7 +323,6 @@ def test_a_live_process_that_logs_nothing_is_stalled(tmp_path: Path) -> None:
     [
         ({"host": "elsewhere", "pid": 5}, 1, 3600),
         ({"host": "elsewhere", "pid": 5}, 1000, 20_000),
-        ({"host": socket.gethostname()}, 1, 3600),
         (None, 1, 3600),
     ],
 )
@@ -341,3 +340,12 @@ def test_a_run_of_another_host_is_crashed_when_it_is_silent_for_long(
     last = journal.begin + 4 * gap
     assert "running" in history.statuses(last + limit - 1)
     assert history.statuses(last + limit + 1) == {"crashed"}
+
+
+def test_a_silent_run_without_a_process_has_finished(tmp_path: Path) -> None:
+    """A log that some trainer left just ends one day: an hour of silence after it is no crash."""
+    history = history_of(Journal(tmp_path).start().step(0, a=1), alive=False)
+    history.follow(ALL)
+    begun = history.state.latest_ms / 1000
+    assert "running" in history.statuses(begun + 3599)
+    assert history.statuses(begun + 3601) == {"finished"}

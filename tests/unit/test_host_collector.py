@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from exporter.collectors import HostCollector, process_is_alive
 from exporter.collectors import host as module
 from exporter.exposition import Format
+from exporter.journal import find_journals
 from exporter.server import Exporter
 from tests.support.journals import CATALOG, judge
 
@@ -85,7 +87,9 @@ def test_a_folder_whose_name_is_no_unicode_can_be_watched(tmp_path: Path) -> Non
     """A path of bytes that are no UTF-8 is shown with question marks, not as a page that cannot be made."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     folder.mkdir()
-    exporter = Exporter([folder], tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)])
+    exporter = Exporter(
+        partial(find_journals, folder), tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)]
+    )
     for form in Format:
         page = judge(exporter.latest_page(form), form)
         assert page.label_sets("host_disk_size_bytes") == [{"path": f"{tmp_path}/?"}]
@@ -95,7 +99,9 @@ def test_a_folder_that_vanishes_is_a_failed_collector(tmp_path: Path) -> None:
     """Without the folder the disk cannot be measured: success is 0 and the page is there."""
     folder = tmp_path / "gone"
     folder.mkdir()
-    exporter = Exporter([folder], tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)])
+    exporter = Exporter(
+        partial(find_journals, folder), tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)]
+    )
     folder.rmdir()
     page = judge(exporter.latest_page(Format.TEXT), Format.TEXT)
     assert page.value("telemetry_collector_success", collector="host") == 0

@@ -14,12 +14,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from email.message import Message
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from exporter.errors import ConfigError, ServerError
 from exporter.exposition import Format
+from exporter.journal import find_journals
 from exporter.server import Exporter, MetricsServer, parse_address
 from exporter.server import http as module
 from tests.support.journals import CATALOG, Journal, judge
@@ -56,7 +58,7 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture
 def server(tmp_path: Path, journal: Journal) -> Iterator[MetricsServer]:
     """A server of one run, ready."""
-    server = MetricsServer(Exporter([tmp_path], tmp_path / "state.json", CATALOG), "127.0.0.1", 0)
+    server = MetricsServer(Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG), "127.0.0.1", 0)
     server.is_ready.set()
     yield server
     server.close()
@@ -246,7 +248,7 @@ def test_an_idle_connection_is_closed(server: MetricsServer, monkeypatch: pytest
 def test_connections_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When every place is taken a new peer is hung up on at once, and served when one is free again."""
     monkeypatch.setattr(module, "_MAX_CONNECTIONS", 3)
-    server = MetricsServer(Exporter([tmp_path], tmp_path / "state.json", CATALOG), "127.0.0.1", 0)
+    server = MetricsServer(Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG), "127.0.0.1", 0)
     server.is_ready.set()
     try:
         with ExitStack() as stack:
@@ -389,7 +391,7 @@ def test_a_busy_port_is_an_error_that_says_what_to_do(server: MetricsServer) -> 
 def test_the_address_is_known_at_once(tmp_path: Path, host: str) -> None:
     """Port 0 takes a free one, and the URL is one that can be opened, IPv6 in brackets."""
     try:
-        server = MetricsServer(Exporter([tmp_path], tmp_path / "state.json", CATALOG), host, 0)
+        server = MetricsServer(Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG), host, 0)
     except ServerError:
         pytest.skip(f"this host has no {host}")
     try:
@@ -404,12 +406,12 @@ def test_the_address_is_known_at_once(tmp_path: Path, host: str) -> None:
 def test_a_host_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """An address of another machine cannot be listened on."""
     with pytest.raises(ServerError, match=r"192\.0\.2\.1"):
-        MetricsServer(Exporter([tmp_path], tmp_path / "state.json", CATALOG), "192.0.2.1", 0)
+        MetricsServer(Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG), "192.0.2.1", 0)
 
 
 def test_a_closed_server_does_not_answer(tmp_path: Path) -> None:
     """After closing, the port is free for another server."""
-    server = MetricsServer(Exporter([tmp_path], tmp_path / "state.json", CATALOG), "127.0.0.1", 0)
+    server = MetricsServer(Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG), "127.0.0.1", 0)
     server.close()
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{server.url}/-/healthy", timeout=5)

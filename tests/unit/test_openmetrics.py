@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 
 from exporter.exposition import Format
+from exporter.journal import find_journals
 from exporter.server import Exporter
 from tests.support.journals import CATALOG, Journal, judge
 from tests.support.servers import REPOSITORY
@@ -56,7 +58,7 @@ def a_journal(folder: Path) -> Journal:
 def test_our_pages_are_openmetrics(tmp_path: Path, page: str) -> None:
     """Both pages of a run satisfy the judge, with the types that the catalog promises."""
     a_journal(tmp_path)
-    exporter = Exporter([tmp_path], tmp_path / "state.json", CATALOG)
+    exporter = Exporter(partial(find_journals, tmp_path), tmp_path / "state.json", CATALOG)
     form = Format.OPENMETRICS
     body = exporter.latest_page(form) if page == "latest" else exporter.scraper_page(form, "p").body
     scrape = judge(body, form)

@@ -137,10 +137,10 @@ def test_status_is_one_series_per_status(tmp_path: Path, form: Format, statuses:
 
 def test_info_is_what_the_start_says(tmp_path: Path) -> None:
     """Recipe, model, host, world size and version are labels of one series that is 1."""
-    fields = {"recipe": "ppo", "base_model": "m", "host": "h", "world_size": 8, "version": "1.2"}
+    fields = {"recipe": "ppo", "base_model": "m", "framework": "trl", "host": "h", "world_size": 8, "version": "1.2"}
     scrape = gauges(Journal(tmp_path).start(**fields, tags={"team": "a"}).state(), set())
-    labels = {"recipe": "ppo", "base_model": "m", "host": "h", "world_size": "8", "version": "1.2", "team": "a"}
-    assert scrape.label_sets("run_info") == [{**labels, "run_id": "r1"}]
+    labels = {**fields, "world_size": "8", "team": "a", "run_id": "r1"}
+    assert scrape.label_sets("run_info") == [labels]
     assert scrape.value("run_info") == 1
 
 

@@ -69,6 +69,14 @@ def test_a_new_attempt_starts_without_latest_values(tmp_path: Path) -> None:
     assert (state.steps, state.attempts, state.end) == (2, 2, None)
 
 
+def test_a_start_with_the_present_number_amends(tmp_path: Path) -> None:
+    """A run_start of the present attempt adds what has become known; one without a number is the next attempt."""
+    state = Journal(tmp_path).start(attempt=1).step(0, a=1).start(1, attempt=1, framework="sb3").step(1, b=2).state()
+    assert [series.name.family.name for series, _ in state.current()] == ["custom_a", "custom_b"]
+    assert (state.attempts, state.start and state.start.framework) == (1, "sb3")
+    assert Journal(tmp_path, "r2").start().step(0, a=1).start(1).state().attempts == 2
+
+
 def test_an_end_stands_until_the_next_start(tmp_path: Path) -> None:
     """The last run_end says how the run ended; another run_start takes it back."""
     journal = Journal(tmp_path).start().end(1, "failed")

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import Table
-from exporter.encoding import encode_line
-from exporter.run.clean import clean
+from exporter.encoding import clean, encode_line
 from exporter.run.scalars import sort_values, to_scalar
 
 

@@ -84,6 +84,7 @@ def test_every_setting_from_variables():
         "TELEMETRY_USER_ID": "u",
         "TELEMETRY_RECIPE": "ppo",
         "TELEMETRY_BASE_MODEL": "m",
+        "TELEMETRY_FRAMEWORK": "trl",
         "TELEMETRY_DIRECTORY": "/data",
         "TELEMETRY_PORT": "0",
         "TELEMETRY_RANKS": "all",
@@ -93,17 +94,17 @@ def test_every_setting_from_variables():
         "telemetry_port": "x",
     }
     assert resolve(environ) == Settings(
-        "r", "u", "ppo", "m", "/data", 0, "all", {"env": "prod", "team": "ml"}, {"lr": "1e-4", "url": "a=b"}
+        "r", "u", "ppo", "m", "trl", "/data", 0, "all", {"env": "prod", "team": "ml"}, {"lr": "1e-4", "url": "a=b"}
     )
 
 
 def test_every_setting_from_a_file(settings_file):
     """A file may hold every setting, with YAML's own types."""
     path = settings_file(
-        "{run_id: r, user_id: u, recipe: ppo, base_model: m, directory: /data, port: 9,"
+        "{run_id: r, user_id: u, recipe: ppo, base_model: m, framework: trl, directory: /data, port: 9,"
         " ranks: all, tags: {a: b}, config: {x: {y: 1}}}"
     )
-    assert resolve(file=path) == Settings("r", "u", "ppo", "m", "/data", 9, "all", {"a": "b"}, {"x": {"y": 1}})
+    assert resolve(file=path) == Settings("r", "u", "ppo", "m", "trl", "/data", 9, "all", {"a": "b"}, {"x": {"y": 1}})
 
 
 def test_an_empty_file_sets_nothing(settings_file):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.sources.base import Head, Row, read_head
+from exporter.sources.base import Head, Row, read_all, read_head
 from exporter.sources.console import Console, LineParser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -164,9 +164,9 @@ def test_a_cut_log_says_a_beginning_of_the_whole(lines, data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         path.write_bytes(whole)
-        every = list(Console().read(path))
+        every = list(read_all(Console(), path))
         path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
-        some = list(Console().read(path))
+        some = list(read_all(Console(), path))
     assert some == every[: len(some)]
 
 
@@ -179,7 +179,7 @@ def test_any_line_is_read_without_a_crash(line):
 def test_modded_nanogpt_log():
     """Each of the 6 251 step lines is a row, and 13 of them have no average yet."""
     path = real("modded-nanogpt/muon_eb5659d0.txt")
-    rows = list(Console().read(path))
+    rows = list(read_all(Console(), path))
     assert Console().recognises(read_head(path))
     assert len(rows) == sum(line.startswith("step:") for line in path.read_text().splitlines()) == 6251
     assert sum(math.isnan(row.metrics["step_avg_ms"]) for row in rows) == 13
@@ -189,7 +189,7 @@ def test_modded_nanogpt_log():
 def test_llmc_log():
     """Each line of llm.c's log is a row under its own names."""
     path = real("modded-nanogpt/llmc_main.log")
-    rows = list(Console().read(path))
+    rows = list(read_all(Console(), path))
     assert Console().recognises(read_head(path))
     assert len(rows) == len(path.read_text().splitlines()) == 19640
     assert (rows[0], rows[-1]) == (Row(0, {"tel": 11.0092}), Row(19560, {"tel": 3.2722}))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.sources.base import HEAD_BYTES, Bad, Ended, Head, Meta, Row, read_head
+from exporter.sources.base import HEAD_BYTES, Bad, Ended, Head, Meta, Row, read_all, read_head
 from exporter.sources.csv_table import CsvTable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def read(path, text):
     """Everything that a table of this text says."""
     file = path / "progress.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(CsvTable().read(file))
+    return list(read_all(CsvTable(), file))
 
 
 def rows_of(items):
@@ -206,7 +206,7 @@ def test_any_bytes_are_read_without_a_crash(content):
 
 def test_stable_baselines_run():
     """A real SB3 run: 123 rows, its KL and clip fraction never near an alert, as the data's README says."""
-    rows = rows_of(CsvTable().read(real("bevos/progress.csv")))
+    rows = rows_of(read_all(CsvTable(), real("bevos/progress.csv")))
     clip = [row.metrics["train/clip_fraction"] for row in rows if "train/clip_fraction" in row.metrics]
     variance = [row.metrics["train/explained_variance"] for row in rows if "train/explained_variance" in row.metrics]
     assert len(rows) == 123
@@ -218,7 +218,7 @@ def test_stable_baselines_run():
 
 def test_rllib_run_says_the_same_as_its_json():
     """One run in two formats: every iteration has the reward, KL and time that result.json has."""
-    rows = rows_of(CsvTable().read(real("flow/trained_ring/progress.csv")))
+    rows = rows_of(read_all(CsvTable(), real("flow/trained_ring/progress.csv")))
     lines = [json.loads(line) for line in real("flow/trained_ring/result.json").read_text().splitlines()]
     assert len(rows) == len(lines) == 200
     for row, line in zip(rows, lines, strict=True):
@@ -231,7 +231,7 @@ def test_rllib_run_says_the_same_as_its_json():
 
 def test_old_rllib_run_of_printed_dicts():
     """Cells that hold dicts and rows that do not fit the header are reported; the one sound row is read."""
-    items = list(CsvTable().read(real("flow/test_files/progress.csv")))
+    items = list(read_all(CsvTable(), real("flow/test_files/progress.csv")))
     bad = [item for item in items if isinstance(item, Bad)]
     assert [item.line for item in bad] == [2] * 6 + list(range(3, 45))
     (row,) = rows_of(items)
@@ -247,7 +247,7 @@ def test_old_rllib_run_of_printed_dicts():
 )
 def test_rllib_runs_with_other_names_of_the_kl(name, column, count, high):
     """Every row is read, and the KL passes 0.1 as often as in the file."""
-    rows = rows_of(CsvTable().read(real(f"rl-experiments/{name}/progress.csv")))
+    rows = rows_of(read_all(CsvTable(), real(f"rl-experiments/{name}/progress.csv")))
     assert len(rows) == count
     assert sum(row.metrics[column] > 0.1 for row in rows) == high
 
@@ -257,7 +257,7 @@ def test_real_cells_of_several_lines():
     path = real("rl-experiments/halfcheetah-sac-2021/progress.csv")
     with path.open(newline="") as file:
         count = sum(1 for _ in csv.DictReader(file))
-    assert len(rows_of(CsvTable().read(path))) == count
+    assert len(rows_of(read_all(CsvTable(), path))) == count
 
 
 def test_every_real_table_and_nothing_else_is_recognised():

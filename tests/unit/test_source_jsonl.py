@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.sources.base import HEAD_BYTES, Bad, Ended, Head, Meta, Row, read_head
+from exporter.sources.base import HEAD_BYTES, Bad, Ended, Head, Meta, Row, read_all, read_head
 from exporter.sources.jsonl import Jsonl
 from exporter.sources.objects import numeric_leaves, step_number, unix_seconds
 
@@ -31,7 +31,7 @@ def read(tmp_path):
     def read_text(text):
         path = tmp_path / "log.jsonl"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return list(Jsonl().read(path))
+        return list(read_all(Jsonl(), path))
 
     return read_text
 
@@ -155,7 +155,7 @@ def test_torn_end(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("torn") / "log.jsonl"
     path.write_bytes(text[:cut])
     whole = text[:cut].count(b"}")
-    assert list(Jsonl().read(path)) == [Row(step, {"loss": 0.5}) for step in range(whole)]
+    assert list(read_all(Jsonl(), path)) == [Row(step, {"loss": 0.5}) for step in range(whole)]
 
 
 def test_journal(read):
@@ -192,15 +192,15 @@ def test_gzip_is_the_plain_file(tmp_path):
     plain.write_bytes(text)
     data = gzip.compress(text)
     packed.write_bytes(data)
-    expected = list(Jsonl().read(plain))
-    assert list(Jsonl().read(packed)) == expected
+    expected = list(read_all(Jsonl(), plain))
+    assert list(read_all(Jsonl(), packed)) == expected
     assert len(expected) == 5000
     packed.write_bytes(data[: len(data) // 2])
-    some = list(Jsonl().read(packed))
+    some = list(read_all(Jsonl(), packed))
     assert 0 < len(some) < 5000
     assert some == expected[: len(some)]
     packed.write_bytes(data[:-8] + bytes(8))
-    *items, bad = Jsonl().read(packed)
+    *items, bad = read_all(Jsonl(), packed)
     assert items == expected[: len(items)]
     assert isinstance(bad, Bad)
 
@@ -211,13 +211,13 @@ def test_damaged_packing_is_bad(tmp_path):
     path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 50)
     with pytest.raises(zlib.error):
         gzip.decompress(path.read_bytes())
-    assert [type(item) for item in Jsonl().read(path)] == [Bad]
+    assert [type(item) for item in read_all(Jsonl(), path)] == [Bad]
 
 
 def test_missing_file(tmp_path):
     """A file that is not there is an error of the system, not a bad line."""
     with pytest.raises(FileNotFoundError):
-        list(Jsonl().read(tmp_path / "none"))
+        list(read_all(Jsonl(), tmp_path / "none"))
 
 
 LONG = b'{"config":{"x":"' + b"y" * HEAD_BYTES
@@ -314,7 +314,7 @@ def test_step_numbers_are_whole(step):
 
 def test_flow_is_its_table(real):
     """RLlib's results are its progress table: 200 iterations, equal in every column that both have."""
-    *items, ended = Jsonl().read(real("flow/trained_ring/result.json"))
+    *items, ended = read_all(Jsonl(), real("flow/trained_ring/result.json"))
     rows = rows_of(items)
     assert [row.step for row in rows] == list(range(1, 201))
     assert ended == Ended("finished")
@@ -353,7 +353,7 @@ def flat_floats(fields, prefix=""):
 def test_rllib_results(real, name, count, keys, nan_lines):
     """Every line is a row that holds each float of its JSON, and NaN on the known lines only."""
     path = real(f"rl-experiments/{name}/result.json")
-    items = list(Jsonl().read(path))
+    items = list(read_all(Jsonl(), path))
     rows = rows_of(items)
     assert len(rows) == count
     assert not any(isinstance(item, Bad) for item in items)
@@ -384,12 +384,12 @@ def test_flat_rows_of_others(real, name, count):
     assert Jsonl().recognises(read_head(path))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == count
-    assert list(Jsonl().read(path)) == [Row(line.pop("step"), line) for line in lines]
+    assert list(read_all(Jsonl(), path)) == [Row(line.pop("step"), line) for line in lines]
 
 
 def test_eval_metrics_only_on_eval_steps(real):
     """What is evaluated now and then is not invented for the other steps."""
-    rows = rows_of(Jsonl().read(real("tinker-cookbook/logs_v2p7/metrics.jsonl")))
+    rows = rows_of(read_all(Jsonl(), real("tinker-cookbook/logs_v2p7/metrics.jsonl")))
     evaluated = [row.step for row in rows if any(key.startswith("test/env/all/") for key in row.metrics)]
     timed = [row.step for row in rows if "time/run_evals" in row.metrics]
     assert evaluated == timed
@@ -412,11 +412,11 @@ def test_memory_and_speed(tmp_path):
     with path.open("w") as file:
         file.writelines(json.dumps({"step": step, "time": 1e9, **metrics}) + "\n" for step in range(20_000))
     started = time.perf_counter()
-    values = sum(len(row.metrics) for row in Jsonl().read(path))
+    values = sum(len(row.metrics) for row in read_all(Jsonl(), path))
     assert values == 400_000
     assert values / (time.perf_counter() - started) > 50_000
     tracemalloc.start()
-    assert sum(1 for _ in Jsonl().read(path)) == 20_000
+    assert sum(1 for _ in read_all(Jsonl(), path)) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < path.stat().st_size / 10

@@ -12,89 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.sources.base import Bad, Head, Meta, Row, read_head
+from exporter.sources.base import Bad, Head, Meta, Row, read_all, read_head
 from exporter.sources.tensorboard import TensorBoard
+from tests.support.event_files import NOW, VERSION, event, field, fixed, frame, shape, simple, tensor, varint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
-NOW = 1_700_000_000.0
-
-
-def crc32c(data):
-    """The Castagnoli checksum, bit by bit from its polynomial."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ 0x82F63B78 if crc & 1 else crc >> 1
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(data):
-    """TFRecord's masked checksum."""
-    crc = crc32c(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def frame(payload):
-    """One TFRecord."""
-    length = struct.pack("<Q", len(payload))
-    return length + masked(length) + payload + masked(payload)
-
-
-def varint(value):
-    """A protobuf varint."""
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def field(number, content):
-    """A field: bytes as length-delimited, int as varint, packed floats given as struct results of 4 or 8 bytes."""
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def fixed(number, code, value):
-    """A fixed field of 4 or 8 bytes."""
-    data = struct.pack("<" + code, value)
-    return varint(number << 3 | (5 if len(data) == 4 else 1)) + data
-
-
-def event(*values, step=0, time=NOW):
-    """A record with a summary; like protobuf it leaves out a step of 0."""
-    summary = b"".join(field(1, value) for value in values)
-    return frame(fixed(1, "d", time) + (field(2, step) if step else b"") + field(5, summary))
-
-
-def simple(tag, number):
-    """A value of TensorBoard 1."""
-    return field(1, tag.encode()) + fixed(2, "f", number)
-
-
-def tensor(tag, *fields, plugin="scalars"):
-    """A value of TensorBoard 2."""
-    metadata = field(9, field(1, field(1, plugin.encode()))) if plugin is not None else b""
-    return field(1, tag.encode()) + field(8, b"".join(fields)) + metadata
-
-
-def shape(*sizes):
-    """A tensor's shape."""
-    return field(2, b"".join(field(2, field(1, size)) for size in sizes))
-
-
-VERSION = frame(fixed(1, "d", NOW) + field(3, b"brain.Event:2"))
 
 
 def read(folder, content):
     """Everything that an event file says."""
     path = folder / "events.out.tfevents.1.host"
     path.write_bytes(content)
-    return list(TensorBoard().read(path))
+    return list(read_all(TensorBoard(), path))
 
 
 def points(items):
@@ -295,7 +225,7 @@ def test_a_flipped_byte_does_not_crash(at, flip):
 def test_real_files_have_the_points_that_tensorboard_reads(name, count, step):
     """As many scalars, ending at the same step, as TensorBoard's own EventAccumulator finds in the file."""
     path = real(name)
-    found = points(TensorBoard().read(path))
+    found = points(read_all(TensorBoard(), path))
     assert TensorBoard().recognises(read_head(path))
     assert (len(found), max(point[0] for point in found)) == (count, step)
 
@@ -304,4 +234,4 @@ def test_real_files_without_events_say_nothing():
     """An event file that holds only its version is recognised and says nothing."""
     path = real("dreamer-goal/logdir/dmc_walker_walk/dreamer/1/events*1621804771*")
     assert TensorBoard().recognises(read_head(path))
-    assert list(TensorBoard().read(path)) == []
+    assert list(read_all(TensorBoard(), path)) == []

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from exporter.sources.base import Bad, Head, Meta, Row, read_head
+from exporter.sources.base import Bad, Head, Meta, Row, read_all, read_head
 from exporter.sources.jsonl import Jsonl
 from exporter.sources.trackio import Trackio
 from exporter.sources.trainer_state import TrainerState
@@ -40,16 +40,16 @@ def test_rows_in_their_order(path):
     """Rows come in the order in which they were logged, and each change of the run is said before its row."""
     logged = [("one", 0), ("one", 1), ("two", 0), ("one", 2)]
     insert(path, *((START, run, step, json.dumps({"loss": step / 4})) for run, step in logged))
-    runs = [Meta({"run_name": name}) for name in ("one", "two")]
+    runs = [Meta({}, name) for name in ("one", "two")]
     one, two, other, last = (Row(step, {"loss": step / 4}, 60.0) for _, step in logged)
-    assert list(Trackio().read(path)) == [runs[0], one, two, runs[1], other, runs[0], last]
+    assert list(read_all(Trackio(), path)) == [runs[0], one, two, runs[1], other, runs[0], last]
 
 
 def test_values(path):
     """Numbers are metrics, inner objects under slash names; NaN is kept, media, text and null are left out."""
     metrics = '{"a":NaN,"b":"Infinity","c":null,"d":"x","e":{"f":1},"g":{"_type":"trackio.image","size":1},"h":[1]}'
     insert(path, ("1970-01-01T00:00:01.500000", "r", 5, metrics))
-    _, row = Trackio().read(path)
+    _, row = read_all(Trackio(), path)
     assert row[0::2] == (5, 1.5)
     assert row.metrics.keys() == {"a", "b", "e/f"}
     assert math.isnan(row.metrics["a"])
@@ -62,7 +62,7 @@ def test_bad_rows(path):
     insert(path, *((START, *row) for row in bad))
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("INSERT INTO metrics (run_name, step, metrics) VALUES (CAST(x'ff' AS TEXT), 7, '{\"a\":1}')")
-    items = [item for item in Trackio().read(path) if not isinstance(item, Meta)]
+    items = [item for item in read_all(Trackio(), path) if not isinstance(item, Meta)]
     assert [item.line for item in items[:-1]] == list(range(1, len(bad) + 1))
     assert items[-1] == Row(7, {"a": 1})
 
@@ -74,9 +74,9 @@ def test_read_while_written(path):
         writer.execute(INSERT, (START, "r", 0, '{"a":1}'))
         writer.commit()
         writer.execute(INSERT, (START, "r", 1, '{"a":2}'))
-        assert list(Trackio().read(path))[1:] == [Row(0, {"a": 1}, 60.0)]
+        assert list(read_all(Trackio(), path))[1:] == [Row(0, {"a": 1}, 60.0)]
         writer.commit()
-        assert len(list(Trackio().read(path))) == 3
+        assert len(list(read_all(Trackio(), path))) == 3
 
 
 def test_file_is_not_changed(path):
@@ -84,7 +84,7 @@ def test_file_is_not_changed(path):
     insert(path, (START, "r", 0, '{"a":1}'))
     before = path.read_bytes()
     path.chmod(0o444)
-    list(Trackio().read(path))
+    list(read_all(Trackio(), path))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -94,7 +94,7 @@ def test_locked(path, monkeypatch):
     monkeypatch.setattr("exporter.sources.trackio._PATIENCE", 0.01)
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
-        [item] = Trackio().read(path)
+        [item] = read_all(Trackio(), path)
     assert isinstance(item, Bad)
     assert "locked" in item.reason
 
@@ -104,7 +104,7 @@ def test_damaged(path):
     insert(path, *((START, "r", step, json.dumps({"a": step, "t": "x" * 500})) for step in range(200)))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + b"\xaa" * (len(data) - len(data) // 2))
-    *items, bad = Trackio().read(path)
+    *items, bad = read_all(Trackio(), path)
     assert isinstance(bad, Bad)
     rows = items[1:]
     assert rows == [Row(step, {"a": step}, 60.0) for step in range(len(rows))]
@@ -115,13 +115,13 @@ def test_no_database(tmp_path, data):
     """A file that is no such database is one bad item."""
     path = tmp_path / "x.db"
     path.write_bytes(data)
-    assert [type(item) for item in Trackio().read(path)] == [Bad]
+    assert [type(item) for item in read_all(Trackio(), path)] == [Bad]
 
 
 def test_missing_file(tmp_path):
     """A file that is not there is an error of the system, and none is made."""
     with pytest.raises(FileNotFoundError):
-        list(Trackio().read(tmp_path / "none.db"))
+        list(read_all(Trackio(), tmp_path / "none.db"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -142,7 +142,7 @@ def test_recognised_before_the_first_checkpoint(tmp_path):
         assert b"CREATE TABLE" not in path.read_bytes()
         assert Trackio().recognises(read_head(path))
         assert not Trackio().recognises(Head("new.bin", read_head(path).data))
-        assert list(Trackio().read(path)) == []
+        assert list(read_all(Trackio(), path)) == []
 
 
 def test_not_recognised(tmp_path):

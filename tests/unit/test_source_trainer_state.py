@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.sources.base import Bad, Head, Row, read_head
+from exporter.sources.base import Bad, Head, Row, read_all, read_head
 from exporter.sources.jsonl import Jsonl
 from exporter.sources.trainer_state import TrainerState
 
@@ -40,7 +40,7 @@ def state(tmp_path):
 
 def test_entries_are_rows(state):
     """Each entry is one row in its order, non-finite tokens included; a step that repeats stays a row of its own."""
-    first, *others = TrainerState().read(state(json.dumps(STATE, indent=2).encode()))
+    first, *others = read_all(TrainerState(), state(json.dumps(STATE, indent=2).encode()))
     assert first[0::2] == (0, None)
     assert first.epoch == 0
     assert first.metrics.keys() == {"loss", "grad_norm"}
@@ -52,14 +52,14 @@ def test_entries_are_rows(state):
 @pytest.mark.parametrize("cut", [0, 1, 30, 120, -2])
 def test_half_written(state, cut):
     """A state that is being rewritten is one bad item, whatever part of it is there."""
-    [item] = TrainerState().read(state(json.dumps(STATE, indent=2).encode()[:cut]))
+    [item] = read_all(TrainerState(), state(json.dumps(STATE, indent=2).encode()[:cut]))
     assert isinstance(item, Bad)
 
 
 @pytest.mark.parametrize("text", ["[]", "5", "{}", '{"log_history":{}}'])
 def test_other_documents(state, text):
     """A document without a log history is one bad item."""
-    [item] = TrainerState().read(state(text.encode()))
+    [item] = read_all(TrainerState(), state(text.encode()))
     assert item == Bad(1, "no log_history")
 
 
@@ -67,7 +67,7 @@ def test_bad_entries(state):
     """An entry that is no row is reported by its number, and the next one is read."""
     deep = '{"step":1,"a":' + '{"a":' * 990 + "1" + "}" * 991
     text = '{"log_history":[5,{"loss":1},{"step":"x"},' + deep + ',{"step":4,"loss":1}]}'
-    items = list(TrainerState().read(state(text.encode())))
+    items = list(read_all(TrainerState(), state(text.encode())))
     assert [item.line for item in items[:-1]] == [1, 2, 3, 4]
     assert items[-1] == Row(4, {"loss": 1})
 
@@ -76,16 +76,16 @@ def test_gzip_is_the_plain_file(state):
     """A packed state gives what the plain one gives; a cut one is one bad item."""
     data = json.dumps({"log_history": [{"step": step, "loss": 1 / (step + 1)} for step in range(500)]}).encode()
     expected = [Row(step, {"loss": 1 / (step + 1)}) for step in range(500)]
-    assert list(TrainerState().read(state(data))) == expected
+    assert list(read_all(TrainerState(), state(data))) == expected
     packed = gzip.compress(data)
-    assert list(TrainerState().read(state(packed, "a.gz"))) == expected
-    assert [type(item) for item in TrainerState().read(state(packed[:-20], "b.gz"))] == [Bad]
+    assert list(read_all(TrainerState(), state(packed, "a.gz"))) == expected
+    assert [type(item) for item in read_all(TrainerState(), state(packed[:-20], "b.gz"))] == [Bad]
 
 
 def test_missing_file(tmp_path):
     """A file that is not there is an error of the system, not a bad item."""
     with pytest.raises(FileNotFoundError):
-        list(TrainerState().read(tmp_path / "none"))
+        list(read_all(TrainerState(), tmp_path / "none"))
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -109,7 +109,7 @@ def test_real_state():
     """A real history gives its entries: 216 rows of 7 schemas, 185 of them at a step that was there before."""
     if not REAL.is_file():
         pytest.skip("shared/data is not here")
-    rows = list(TrainerState().read(REAL))
+    rows = list(read_all(TrainerState(), REAL))
     entries = json.loads(REAL.read_text())["log_history"]
     assert len(rows) == len(entries) == 216
     assert len({frozenset(row.metrics) for row in rows}) == 7

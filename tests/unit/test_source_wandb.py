@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.sources.base import HEAD_BYTES, Bad, Head, Meta, read_head
+from exporter.sources.base import HEAD_BYTES, Bad, Head, Meta, read_all, read_head
 from exporter.sources.jsonl import Jsonl
 from exporter.sources.wandb import Wandb
 
@@ -50,7 +50,7 @@ def read(tmp_path):
     def read_bytes(data):
         path = tmp_path / "file"
         path.write_bytes(data)
-        return list(Wandb().read(path))
+        return list(read_all(Wandb(), path))
 
     return read_bytes
 
@@ -108,7 +108,7 @@ def test_bad_files(read, data):
 def test_missing_file(tmp_path):
     """A file that is not there is an error of the system, not a bad item."""
     with pytest.raises(FileNotFoundError):
-        list(Wandb().read(tmp_path / "none"))
+        list(read_all(Wandb(), tmp_path / "none"))
 
 
 LONG = (b'{"_step":1,"a":"' + b"x" * HEAD_BYTES)[:HEAD_BYTES]
@@ -171,7 +171,7 @@ def test_real_summaries(real):
     assert len(paths) == 4
     for path in paths:
         fields = json.loads(path.read_text())
-        [row] = Wandb().read(path)
+        [row] = read_all(Wandb(), path)
         assert (row.step, row.time) == (fields["_step"], fields["_timestamp"])
         top = {key for key, value in fields.items() if isinstance(value, (int, float)) and key[0] != "_"}
         nested = row.metrics.keys() - top
@@ -187,7 +187,7 @@ def test_real_configs(real):
     assert len(paths) == 3
     for path in paths:
         entries = yaml.safe_load(path.read_text())
-        [meta] = Wandb().read(path)
+        [meta] = read_all(Wandb(), path)
         assert meta.config == {key: entries[key]["value"] for key in entries if key not in ("_wandb", "wandb_version")}
         assert len(meta.config) > 20
         assert Wandb().recognises(read_head(path))

@@ -41,7 +41,13 @@ def steps(records, run):
 def test_a_run_has_a_folder_and_a_start_line(start, runs, lines):
     """The journal lies in the run's folder and begins with everything the run was started with."""
     run = start(
-        "r 1", user_id="u", recipe="ppo", base_model="m", tags={"n": 5}, config={"lr": 0.1, "p": {1: float("inf")}}
+        "r 1",
+        user_id="u",
+        recipe="ppo",
+        base_model="m",
+        framework="trl",
+        tags={"n": 5},
+        config={"lr": 0.1, "p": {1: float("inf")}},
     )
     assert run.path == runs / "r 1" / "metrics.jsonl"
     (line,) = lines(run.path)
@@ -52,6 +58,7 @@ def test_a_run_has_a_folder_and_a_start_line(start, runs, lines):
         "user_id": "u",
         "recipe": "ppo",
         "base_model": "m",
+        "framework": "trl",
         "tags": {"n": "5"},
         "config": {"lr": 0.1, "p": {"1": "Infinity"}},
         "host": socket.gethostname(),

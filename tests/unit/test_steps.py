@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from exporter import start_run
 from exporter.catalog import Namer
 from exporter.exposition import Format, Page, add_steps
+from exporter.journal import find_journals
 from exporter.server import Exporter
 from tests.support.journals import CATALOG, Journal, Scrape, Series, judge, same_points
 
@@ -35,7 +37,7 @@ VALUES = (
 )
 RECORDS = st.lists(st.dictionaries(KEYS, VALUES, max_size=5), min_size=1, max_size=8)
 RESERVED = ("run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile", "job",
-            "instance", "recipe", "base_model", "host", "world_size", "version")  # fmt: skip
+            "instance", "recipe", "base_model", "framework", "host", "world_size", "version")  # fmt: skip
 TAGS = st.dictionaries(
     st.from_regex(r"[a-zA-Z][a-zA-Z0-9_]{0,5}", fullmatch=True).filter(lambda name: name not in RESERVED),
     st.text(max_size=20),
@@ -98,7 +100,7 @@ def test_whatever_is_logged_is_served(
         for number, metrics in enumerate(records):
             run.log(metrics, step=number)
         wanted = expected(Journal(Path(runs)), {**tags, "run_id": "r1", "user_id": user})
-        exporter = Exporter([Path(runs)], Path(runs) / "state.json", CATALOG)
+        exporter = Exporter(partial(find_journals, Path(runs)), Path(runs) / "state.json", CATALOG)
         for form in FORMATS:
             assert_same_series(judge(exporter.scraper_page(form, form.name).body, form), wanted)
             latest = judge(exporter.latest_page(form), form)
@@ -119,7 +121,7 @@ def test_whatever_another_tool_wrote_is_served(folder: Path, times: list[float],
         journal.start(tags=tags, host="h")
         for number, at in enumerate(times):
             journal.log(number, {"train/loss": number / 7, "train/approx_kl": -number}, at)
-        exporter = Exporter([Path(runs)], Path(runs) / "state.json", CATALOG)
+        exporter = Exporter(partial(find_journals, Path(runs)), Path(runs) / "state.json", CATALOG)
         for form in FORMATS:
             scrape = judge(exporter.scraper_page(form, form.name).body, form)
             times_ms = [ms for ms, _ in journal.expected_steps()]

@@ -1,0 +1,5 @@
+"""Foreign logs become journals, so that nothing behind them knows the difference."""
+
+from exporter.importer.importer import Importer, ImportOptions, journals_of
+
+__all__ = ["ImportOptions", "Importer", "journals_of"]

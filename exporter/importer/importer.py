@@ -1,0 +1,156 @@
+"""Follows foreign logs and writes what they hold into journals, one folder a run, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from exporter.catalog import Namer, default_catalog
+from exporter.errors import ConfigError
+from exporter.importer.imported_run import ImportedRun
+from exporter.importer.logs import LogFinder, Place, lone_log, preferred, runs_of
+from exporter.journal import is_journal
+from exporter.records import RunStart
+from exporter.sources import Source, find_source
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there two sidecars of one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["ImportOptions", "Importer", "journals_of"]
+
+FOLLOW_SECONDS = 7 * 86400.0
+"""A log that was last written longer ago is not followed; ``backfill`` is for those."""
+
+_MOST_SAID = 1000
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is said about the runs from outside of their logs."""
+
+    run_id: str = ""
+    """The id of all of them, where there is only one."""
+    user_id: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    source: Source | None = None
+    """The format of all logs; None recognises each."""
+    from_now: bool = False
+    """Leave out what the logs hold when the import begins."""
+
+
+class Importer:
+    """Finds the logs below some paths and keeps their journals up to date; one process at a time writes them."""
+
+    def __init__(self, paths: Iterable[Path], folder: Path, options: ImportOptions) -> None:
+        """``folder`` holds the journals, and how far each log was taken."""
+        self._folder = folder
+        self._options = options
+        self._namer = Namer(default_catalog())
+        self._finder = LogFinder(paths, self._namer, options.source, options.run_id)
+        self._runs: dict[Place, ImportedRun] = {}
+        self._journals: list[Path] = []
+        self._lock_file: BinaryIO | None = None
+        self._skips_history = options.from_now
+        self._said: set[str] = set()
+        self.is_behind = False
+        """Whether the last take ran out of time before it had read everything."""
+
+    @property
+    def runs(self) -> list[ImportedRun]:
+        """Every run and rank that is being imported."""
+        return list(self._runs.values())
+
+    def find(self) -> None:
+        """Look for new logs."""
+        oldest = time.time() - FOLLOW_SECONDS
+        self._journals, logs = self._finder.find(oldest)
+        runs = runs_of(logs)
+        self._runs = {place: run for place, run in self._runs.items() if place in runs or run.modified > oldest}
+        for place, found in runs.items():
+            run = self._runs.get(place)
+            if run is None:
+                start = RunStart(0.0, place.run_id, self._options.user_id, tags=self._options.tags, rank=place.rank)
+                run = self._runs[place] = ImportedRun(self._folder, start, self._namer)
+                run.skips_history = self._skips_history
+            run.follow(preferred(found, run.form))
+        self._skips_history = False
+
+    def take(self, seconds: float) -> None:
+        """Take over what is new in the logs that were found, for about so many seconds at most."""
+        deadline = time.monotonic() + seconds
+        self.is_behind = False
+        if self._runs and self._is_writer():
+            for place in list(self._runs):
+                self._take_run(place, deadline)
+
+    def journals(self) -> list[Path]:
+        """Every journal: native ones, and those of imported runs."""
+        return self._journals + [path for run in self._runs.values() for path in run.journals()]
+
+    def _take_run(self, place: Place, deadline: float) -> None:
+        run = self._runs[place]
+        try:
+            is_done = run.take(deadline)
+        except OSError as error:
+            self._say(f"cannot import {place.run_id}: {error}; trying again")
+            self._runs.pop(place)  # found again, it goes on from what is on disk
+            return
+        self.is_behind |= not is_done
+        if run.trouble:
+            self._say(run.trouble)
+
+    def _is_writer(self) -> bool:
+        """Whether this process is the one that writes into the folder; another takes over when it ends."""
+        if self._lock_file is None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                file = (self._folder / ".lock").open("ab")
+            except OSError as error:
+                self._say(f"cannot write {self._folder}: {error.strerror}; logs below it are not imported")
+                return False
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(file)
+                try:
+                    if fcntl is not None:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    pass  # a file system without locks
+                stack.pop_all()
+            self._lock_file = file
+        return True
+
+    def _say(self, message: str) -> None:
+        """One line per kind of trouble."""
+        if message not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(message)
+            print(f"telemetry: {message}", file=sys.stderr)
+
+
+def journals_of(path: Path, folder: Path, source: Source | None = None) -> list[Path]:
+    """Journals with everything that a log holds: itself if it is a journal, else imported into ``folder``.
+
+    Raises:
+        ConfigError: it is no log of a known format.
+        OSError: it cannot be read, or the folder cannot be written.
+    """
+    if source is None and is_journal(path):
+        return [path]
+    source = source or find_source(path)
+    if source is None:
+        raise ConfigError(f"{path} is no training log of a known format; --format overrides the detection")
+    log = lone_log(path, source)
+    run = ImportedRun(folder, RunStart(0.0, log.run_id, rank=log.rank), Namer(default_catalog()))
+    run.follow([log])
+    while not run.take(math.inf):
+        pass
+    return list(run.journals())
