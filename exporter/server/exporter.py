@@ -44,7 +44,7 @@ FOLLOW_BYTES = 64 * 1024 * 1024
 """Journal bytes taken in at one scrape, so that a long journal cannot make the scrape time out."""
 
 KEEP_SECONDS = 7 * 86400.0
-"""A run that ended, or a journal that was last written, longer ago is no longer shown."""
+"""A run whose journal was last written longer ago is no longer shown."""
 
 _COUNTERS_LINGER_MS = 60_000
 _CLOCK_AHEAD_MS = 5_000
@@ -204,7 +204,7 @@ class Exporter:
         seen: dict[Labels, Path] = {}
         for history in self._histories.values():
             state = history.state
-            if not state.latest_ms or (state.end and now - state.end.time > KEEP_SECONDS):
+            if not state.latest_ms:
                 continue
             owner = seen.setdefault(history.series.labels, history.path)
             if owner is history.path:

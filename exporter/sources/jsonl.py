@@ -7,15 +7,16 @@ the metrics. What places a row - step, time, epoch - is no metric of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter.encoding import decode
-from exporter.journal.decode import decode_record
-from exporter.records import RunEnd, RunStart
-from exporter.sources.base import HEAD_BYTES, LINES_NAMES, Bad, Ended, Head, Item, LineBlocks, Meta, Row
-from exporter.sources.objects import PLAIN, numeric_leaves, object_or_none, step_number, unix_seconds
+from exporter.journal.decode import END_OF_TIME
+from exporter.sources.base import HEAD_BYTES, LINES_NAMES, Bad, Ended, Head, Item, LineBlocks, Meta, Row, make_row
+from exporter.sources.objects import PLAIN, WHOLE_LIMIT, numeric_leaves, object_or_none, step_number, unix_seconds
 
 __all__ = ["Jsonl"]
 
@@ -86,40 +87,69 @@ class _Lines:
 
     def items(self, block: bytes) -> Iterator[Item]:
         """What complete lines say; nothing where one is blank or was counted when it was unfinished."""
-        lines = block.split(b"\n")[:-1]
-        if self._early and not lines[0][len(self._early) :].strip():
-            lines[0] = b""
-        self._early = b""
-        for line in lines:
-            self._number += 1
-            try:
-                yield from self._items(line)
-            except (ValueError, RecursionError) as error:
-                if line.strip():
-                    yield Bad(self._number, str(error))
+        if self._early:
+            block = self._without_early(block)
+        objects = _objects(block)
+        if objects is None:
+            for line in block.split(b"\n")[:-1]:
+                yield from self._line_items(line)
+            return
+        for names, group in groupby(objects, tuple):
+            alike = [*group]
+            rows = _plain_rows(alike, _places(names), self._step + 1)
+            if rows is not None:
+                self._number += len(rows)
+                self._step = rows[-1].step
+                yield from rows
+            else:
+                for fields in alike:
+                    yield from self._object_items(fields)
 
     def early_items(self, line: bytes) -> list[Item]:
         """What an unfinished line says if it is a complete object; its end may still come."""
         if self._early or not line.rstrip().endswith(b"}"):
             return []
         try:
-            items = self._items(line)
+            items = self._items(decode(line))
         except (ValueError, RecursionError):
             return []
         self._early = line
         return items
 
-    def _items(self, line: bytes) -> list[Item]:
-        fields = decode(line)
+    def _without_early(self, block: bytes) -> bytes:
+        """Blank out a first line to which only its end was added; with more behind it, it is no object any more."""
+        first, end, rest = block.partition(b"\n")
+        early, self._early = self._early, b""
+        return block if first[len(early) :].strip() else end + rest
+
+    def _line_items(self, line: bytes) -> list[Item]:
+        if not line.strip():
+            self._number += 1
+            return []
+        try:
+            fields = decode(line)
+        except ValueError as error:
+            self._number += 1
+            return [Bad(self._number, str(error))]
+        return self._object_items(fields)
+
+    def _object_items(self, fields: Any) -> list[Item]:
+        self._number += 1
+        try:
+            return self._items(fields)
+        except (ValueError, RecursionError) as error:
+            return [Bad(self._number, str(error))]
+
+    def _items(self, fields: Any) -> list[Item]:
         if type(fields) is not dict:
             raise ValueError("not a JSON object")
         kind = fields.get("_type", "step")
-        if kind in ("run_start", "run_end"):
-            return _start_or_end(line)
         items: list[Item] = []
         self._add_config(fields, items)
         if kind in _STEP_KINDS:
             self._add_row(fields, items)
+        elif kind == "run_end":
+            items.append(_end(fields))
         if _is_over(fields):
             items.append(Ended("finished"))
         return items
@@ -140,11 +170,65 @@ class _Lines:
             items.append(Row(self._step, metrics, _time(fields), epoch if type(epoch) in PLAIN else None))
 
 
-def _start_or_end(line: bytes) -> list[Item]:
-    record = decode_record(line)
-    if isinstance(record, RunStart):
-        return [Meta(record.config)]
-    return [Ended(record.status)] if isinstance(record, RunEnd) else []
+def _objects(block: bytes) -> list[dict[str, Any]] | None:
+    """The objects of complete lines, or None where not every line is one; decoded at once in half the time."""
+    try:
+        found = decode(b"[%b]" % block[:-1].replace(b"\n", b","))
+    except ValueError:
+        return None
+    return found if len(found) == block.count(b"\n") and {*map(type, found)} == {dict} else None
+
+
+class _Places(NamedTuple):
+    """Keys that place a row and are no metrics."""
+
+    step: str | None
+    time: str | None
+    epoch: str | None
+    others: Sequence[str]
+
+
+@lru_cache(maxsize=256)
+def _places(names: tuple[str, ...]) -> _Places | None:
+    """What places rows of these keys; None where their values have to be looked at one by one."""
+    step, *_ = [*filter(names.__contains__, _STEP_KEYS), None]
+    time, *more_times = [*filter(names.__contains__, _TIME_KEYS), None]
+    epoch = "epoch" if "epoch" in names else None
+    others = [name for name in names if name in _NO_METRICS and name not in (step, time, epoch)]
+    placing = {step, time, epoch, *others}
+    if len(more_times) > 1 or time == "time_us" or "_type" in names or placing.issuperset(names):
+        return None
+    return _Places(step, time, epoch, others)
+
+
+def _plain_rows(alike: list[dict[str, Any]], places: _Places | None, first_step: int) -> list[Row] | None:
+    """Rows of objects with the same keys, a column at a time; None where not all is numbers and whole steps.
+
+    It says what ``_Lines`` says of them one by one, in a fifth of the time. The objects become the metrics.
+    """
+    if places is None or not PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, alike)))):
+        return None
+    steps: Sequence[int] = range(first_step, first_step + len(alike))
+    if places.step is not None:
+        steps = [fields[places.step] for fields in alike]
+        if {*map(type, steps)} != {int} or not -WHOLE_LIMIT <= min(steps) <= max(steps) < WHOLE_LIMIT:
+            return None
+    times = [time if 0 <= time < END_OF_TIME else None for time in _column(alike, places.time, -1)]
+    epochs = _column(alike, places.epoch, None)
+    for name in filter(None, [places.step, *places.others]):
+        _column(alike, name, None)
+    return [*map(make_row, zip(steps, alike, times, epochs, strict=True))]
+
+
+def _column(alike: list[dict[str, Any]], name: str | None, missing: Any) -> list[Any]:
+    """Take a key out of objects that have it."""
+    return [missing] * len(alike) if name is None else [fields.pop(name) for fields in alike]
+
+
+def _end(fields: Mapping[str, Any]) -> Ended:
+    if type(fields.get("status")) is not str:
+        raise ValueError("run_end record without a status")
+    return Ended(fields["status"])
 
 
 def _is_over(fields: Mapping[str, Any]) -> bool:

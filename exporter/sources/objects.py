@@ -9,13 +9,13 @@ from typing import Any
 from exporter.encoding import NON_FINITE, decode
 from exporter.journal.decode import END_OF_TIME
 
-__all__ = ["PLAIN", "numeric_leaves", "object_or_none", "step_number", "unix_seconds"]
+__all__ = ["PLAIN", "WHOLE_LIMIT", "numeric_leaves", "object_or_none", "step_number", "unix_seconds"]
 
 PLAIN = frozenset({int, float})
 _PLAIN_OR_FLAG = frozenset({int, float, bool})
 _NUMBER_TEXTS = NON_FINITE | {"nan", "inf", "-inf"}
 
-_WHOLE_LIMIT = 1 << 63
+WHOLE_LIMIT = 1 << 63
 """Steps beyond it are no 64-bit numbers and would not fit any journal."""
 
 
@@ -56,8 +56,8 @@ def step_number(value: Any) -> int:
     try:
         step = int(value)
     except (TypeError, ValueError, OverflowError):
-        step = _WHOLE_LIMIT
-    if -_WHOLE_LIMIT <= step < _WHOLE_LIMIT:
+        step = WHOLE_LIMIT
+    if -WHOLE_LIMIT <= step < WHOLE_LIMIT:
         return step
     raise ValueError(f"step {value!r:.40} is no whole number")
 

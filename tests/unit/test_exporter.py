@@ -569,16 +569,6 @@ def test_a_run_that_ended_keeps_its_summary(tmp_path: Path, status: str) -> None
     assert Scraper(exporter).scrape() == [0, 1, 2, 3]
 
 
-def test_a_run_that_ended_a_week_ago_is_gone(tmp_path: Path, clock: SimpleNamespace) -> None:
-    """Seven days after its end a run leaves the pages; one day less and it is there."""
-    journal = with_steps(Journal(tmp_path).start(), 1).end(1)
-    exporter = exporter_of(tmp_path)
-    clock.now = journal.begin + 1 + 7 * DAY - 5
-    assert len(latest(exporter).label_sets("run_info")) == 1
-    clock.now = journal.begin + 1 + 7 * DAY + 5
-    assert latest(exporter).label_sets("run_info") == []
-
-
 def test_a_journal_that_nobody_wrote_for_a_week_is_gone(tmp_path: Path, clock: SimpleNamespace) -> None:
     """A run that died without an end leaves the pages a week after its last line, and frees its series."""
     journal = with_steps(Journal(tmp_path).start(), 1)
