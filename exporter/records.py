@@ -33,6 +33,7 @@ RESERVED_LABELS = frozenset({
     "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
     "recipe", "base_model", "framework", "host", "world_size", "version", "job", "instance",
     "format", "gpu", "uuid", "name", "gpu_instance_id", "mig_profile", "pid",
+    "alert_type", "title", "check",
 })  # fmt: skip
 """Labels that the exporter or the server sets: a tag of that name would give a series one label twice."""
 

@@ -1,6 +1,7 @@
 """From records and samples to the bytes of a page; pure, without a clock, a thread or a socket."""
 
 from exporter.exposition.formats import Format
+from exporter.exposition.marks import mark_samples
 from exporter.exposition.page import Page
 from exporter.exposition.run_page import (
     STATUSES,
@@ -26,5 +27,6 @@ __all__ = [
     "counter_samples",
     "default_labels",
     "gauge_samples",
+    "mark_samples",
     "run_labels",
 ]

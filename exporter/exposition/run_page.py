@@ -15,6 +15,9 @@ from exporter.records import Labels, RunStart, Sample
 __all__ = ["STATUSES", "add_latest", "counter_samples", "gauge_samples"]
 
 STATUSES = ("running", "stalled", "finished", "failed", "crashed")
+CHECK_VALUES = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
+"""Statuses of checks as numbers, as Nagios and Datadog number them."""
+
 _MAX_CONFIG_KEYS = 200
 _MAX_CONFIG_VALUE = 200
 
@@ -82,6 +85,9 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
     for name, number in gauges.items():
         if number is not None:
             yield Sample(catalog.family(name), labels, number)
+    for name, status in state.checks.items():
+        value = CHECK_VALUES.get(status, CHECK_VALUES["UNKNOWN"])
+        yield Sample(catalog.family("run_check_status"), (*labels, ("check", name)), value)
     yield from _headlines(state, catalog)
 
 

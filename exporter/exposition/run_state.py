@@ -13,12 +13,16 @@ from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Chunk, Stamped
-from exporter.records import Labels, Lost, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
+from exporter.records import Check, Event, Labels, Lost, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
 
 __all__ = ["Best", "RunState", "default_labels", "run_labels"]
 
 _MAX_HISTOGRAMS = 100
 _MAX_SCHEMAS = 10_000
+_MAX_CHECKS = 100
+_MAX_TITLES = 100
+_MAX_TITLE = 100
+_OTHER_TITLE = "(other)"
 _STALL_SECONDS = 120.0
 _STALL_STEPS = 8.0
 
@@ -60,9 +64,12 @@ class RunState:
         self.first_seen_ms: dict[str, int] = {}
         self.histograms: dict[str, Histogram] = {}
         self.bests: dict[str, Best] = {}
+        self.checks: dict[str, str] = {}
+        """Latest status of each check."""
         self.lost: Counter[str] = Counter()
         self.bad_lines = 0
         self.unknown = 0
+        self._titles: set[str] = set()
         self._recent_steps_ms: deque[int] = deque(maxlen=101)
 
     def add(self, chunk: Chunk) -> None:
@@ -86,6 +93,11 @@ class RunState:
         """Whether the last step, or the last start, is older than max(120 s, 8 median step times)."""
         since = max((record.time for record in (self.start, self.last_step) if record), default=now)
         return now - since > max(_STALL_SECONDS, _STALL_STEPS * self.median_step_seconds)
+
+    def title(self, event: Event) -> str:
+        """An event's title as a label: short, and one of a bounded number per run."""
+        title = event.title[:_MAX_TITLE]
+        return title if title in self._titles else _OTHER_TITLE
 
     def current(self) -> Iterator[tuple[Series, Any]]:
         """The series of the present attempt with their latest native values."""
@@ -169,6 +181,12 @@ class RunState:
             self._add_start(record, stamped.attempt)
         elif isinstance(record, RunEnd):
             self.end = record
+        elif isinstance(record, Event):
+            if len(self._titles) < _MAX_TITLES:
+                self._titles.add(record.title[:_MAX_TITLE])
+        elif isinstance(record, Check):
+            if record.name in self.checks or len(self.checks) < _MAX_CHECKS:
+                self.checks[record.name] = record.status
         elif isinstance(record, Lost):
             self.lost[record.reason] += max(record.records, 0)
         elif isinstance(record, Unknown):

@@ -25,6 +25,7 @@ from exporter.exposition import (
     add_steps,
     counter_samples,
     gauge_samples,
+    mark_samples,
 )
 from exporter.journal import Position
 from exporter.records import Labels, Sample
@@ -162,6 +163,7 @@ class Exporter:
         with self._one_journal(history.path):
             for chunk in history.read(start, repeat_ms, limit, now_ms + _CLOCK_AHEAD_MS):
                 samples += add_steps(page, chunk.records, history.series, self._catalog)
+                page.add(mark_samples(chunk.records, state, self._catalog))
                 end = max(end, chunk.end)
         is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS
         if is_news and state.latest_ms <= now_ms + _CLOCK_AHEAD_MS:
