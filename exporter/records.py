@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
+    "PHASE_PREFIX",
     "RESERVED_LABELS",
     "Check",
     "Checkpoint",
@@ -15,6 +16,7 @@ __all__ = [
     "Family",
     "Labels",
     "Lost",
+    "Phase",
     "Record",
     "RunEnd",
     "RunStart",
@@ -33,9 +35,12 @@ RESERVED_LABELS = frozenset({
     "run_id", "user_id", "rank", "kind", "metric", "status", "key", "value", "reason", "le", "quantile",
     "recipe", "base_model", "framework", "host", "world_size", "version", "job", "instance",
     "format", "gpu", "uuid", "name", "gpu_instance_id", "mig_profile", "pid",
-    "alert_type", "title", "check",
+    "alert_type", "title", "check", "phase",
 })  # fmt: skip
 """Labels that the exporter or the server sets: a tag of that name would give a series one label twice."""
+
+PHASE_PREFIX = "phase/"
+"""Begins the name of a timing that is a phase of the training step."""
 
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
@@ -81,6 +86,13 @@ class Timing(NamedTuple):
     time: float
     name: str
     seconds: float
+
+
+class Phase(NamedTuple):
+    """A phase of the training step begins; its end is a timing called ``phase/NAME``."""
+
+    time: float
+    name: str
 
 
 class TableRows(NamedTuple):
@@ -154,7 +166,7 @@ class Unknown(NamedTuple):
     type: str
 
 
-Record = RunStart | Step | Timing | TableRows | Event | Check | Checkpoint | EpochEnd | Lost | RunEnd | Unknown
+Record = RunStart | Step | Timing | Phase | TableRows | Event | Check | Checkpoint | EpochEnd | Lost | RunEnd | Unknown
 
 
 class Family(NamedTuple):

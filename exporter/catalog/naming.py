@@ -8,11 +8,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from exporter.catalog.model import Catalog, Metric
-from exporter.records import Family, Labels
+from exporter.records import PHASE_PREFIX, Family, Labels
 
 __all__ = ["Namer", "SeriesName", "sanitize"]
 
 _MAX_NAME = 200
+_MAX_PHASE = 64
 _RESERVED_SUFFIX = re.compile(r"_(total|sum|count|bucket|info|created)$")
 _TIMING = re.compile(r"performance_.*_duration_seconds")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -55,9 +56,11 @@ class Namer:
 
     def timing(self, name: str) -> SeriesName:
         """The histogram of a timed operation."""
-        metric = self._timings.get(name)
+        phase = name.removeprefix(PHASE_PREFIX)
+        metric = self._timings.get(name if phase == name else PHASE_PREFIX)
         if metric:
-            return SeriesName(metric.family, (), 1.0, metric)
+            labels = () if phase == name else (("phase", phase[:_MAX_PHASE]),)
+            return SeriesName(metric.family, labels, 1.0, metric)
         family = _legal(f"performance_{sanitize(name)}_duration_seconds")
         return SeriesName(Family(family, "histogram", f"Duration of the operation {_quoted(name)}."), (), 1.0, None)
 

@@ -18,8 +18,9 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 class Histogram:
     """Counts of durations."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, labels: Labels = ()) -> None:
         self.family = family
+        self.labels = labels
         self._counts = [0] * (len(BUCKETS) + 1)
         self._sum = 0.0
 
@@ -31,7 +32,8 @@ class Histogram:
         self._sum += seconds
 
     def samples(self, labels: Labels, time_ms: int | None) -> Iterator[Sample]:
-        """The bucket, count and sum series."""
+        """The bucket, count and sum series; ``labels`` are the run's."""
+        labels = (*labels, *self.labels)
         totals = list(accumulate(self._counts))
         for bound, total in zip((*map(repr, BUCKETS), "+Inf"), totals, strict=True):
             yield Sample(self.family, (*labels, ("le", bound)), total, "_bucket", time_ms)

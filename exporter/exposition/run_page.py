@@ -52,7 +52,7 @@ def counter_samples(
             yield Sample(family, named, 0, time_ms=first_ms - 1)
         yield Sample(family, named, state.nonfinite[name], time_ms=time_ms)
     for histogram in state.histograms.values():
-        yield from histogram.samples(labels, time_ms)
+        yield from histogram.samples(state.rank_labels, time_ms)
     for name, count in (
         ("telemetry_bad_lines", state.bad_lines),
         ("telemetry_unknown_records", state.unknown),
@@ -85,6 +85,9 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
     for name, number in gauges.items():
         if number is not None:
             yield Sample(catalog.family(name), labels, number)
+    if state.phase is not None:
+        named = (*state.rank_labels, ("phase", state.phase.name[:_MAX_CONFIG_VALUE]))
+        yield Sample(catalog.family("run_phase_start_timestamp_seconds"), named, state.phase.time)
     for name, status in state.checks.items():
         value = CHECK_VALUES.get(status, CHECK_VALUES["UNKNOWN"])
         yield Sample(catalog.family("run_check_status"), (*labels, ("check", name)), value)

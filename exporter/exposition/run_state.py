@@ -13,7 +13,7 @@ from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Chunk, Stamped
-from exporter.records import Check, Event, Labels, Lost, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
+from exporter.records import Check, Event, Labels, Lost, Phase, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
 
 __all__ = ["Best", "RunState", "default_labels", "run_labels"]
 
@@ -62,8 +62,10 @@ class RunState:
         self.latest: dict[str, Any] = {}
         self.nonfinite: Counter[str] = Counter()
         self.first_seen_ms: dict[str, int] = {}
-        self.histograms: dict[str, Histogram] = {}
+        self.histograms: dict[tuple[str, Labels], Histogram] = {}
         self.bests: dict[str, Best] = {}
+        self.phase: Phase | None = None
+        """The phase of the training step that began last."""
         self.checks: dict[str, str] = {}
         """Latest status of each check."""
         self.lost: Counter[str] = Counter()
@@ -93,6 +95,14 @@ class RunState:
         """Whether the last step, or the last start, is older than max(120 s, 8 median step times)."""
         since = max((record.time for record in (self.start, self.last_step) if record), default=now)
         return now - since > max(_STALL_SECONDS, _STALL_STEPS * self.median_step_seconds)
+
+    @property
+    def rank_labels(self) -> Labels:
+        """Labels of what is measured on each rank by itself: where there are several, also rank 0 is named."""
+        labels = self.series.labels
+        if self.start is None or self.start.world_size <= 1 or self.start.rank:
+            return labels
+        return tuple(sorted((*labels, ("rank", "0"))))
 
     def title(self, event: Event) -> str:
         """An event's title as a label: short, and one of a bounded number per run."""
@@ -170,8 +180,8 @@ class RunState:
                 self.nonfinite[name] += 1
 
     def _histogram(self, series: Series) -> Histogram:
-        family = series.name.family
-        return self.histograms.setdefault(family.name, Histogram(family))
+        family, labels = series.name.family, series.name.labels
+        return self.histograms.setdefault((family.name, labels), Histogram(family, labels))
 
     def _add_other(self, stamped: Stamped) -> None:
         record = stamped.record
@@ -181,6 +191,8 @@ class RunState:
             self._add_start(record, stamped.attempt)
         elif isinstance(record, RunEnd):
             self.end = record
+        elif isinstance(record, Phase):
+            self.phase = record
         elif isinstance(record, Event):
             if len(self._titles) < _MAX_TITLES:
                 self._titles.add(record.title[:_MAX_TITLE])
@@ -194,8 +206,9 @@ class RunState:
 
     def _add_timing(self, record: Timing) -> None:
         name = self._namer.timing(record.name)
-        if name.family.name in self.histograms or len(self.histograms) < _MAX_HISTOGRAMS:
-            self.histograms.setdefault(name.family.name, Histogram(name.family)).observe(record.seconds)
+        place = (name.family.name, name.labels)
+        if place in self.histograms or len(self.histograms) < _MAX_HISTOGRAMS:
+            self.histograms.setdefault(place, Histogram(name.family, name.labels)).observe(record.seconds)
 
     def _add_start(self, record: RunStart, attempt: int) -> None:
         self.start = record

@@ -12,6 +12,7 @@ from exporter.records import (
     EpochEnd,
     Event,
     Lost,
+    Phase,
     Record,
     RunEnd,
     RunStart,
@@ -106,6 +107,10 @@ def _timing(fields: dict[str, Any]) -> Timing:
     return Timing(_time(fields), str(fields["name"]), float(fields["seconds"]))
 
 
+def _phase(fields: dict[str, Any]) -> Phase:
+    return Phase(_time(fields), str(fields["name"]))
+
+
 def _table(fields: dict[str, Any]) -> TableRows:
     return TableRows(_time(fields), str(fields["name"]), int(fields["step"]), fields["columns"], fields["rows"])
 
@@ -156,6 +161,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "step": _step,
     "metric": _step,
     "timing": _timing,
+    "phase": _phase,
     "table": _table,
     "event": _event,
     "check": _check,

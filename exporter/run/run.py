@@ -16,6 +16,7 @@ from typing import Any
 
 from exporter.encoding import APPEND_NEWLINE, clean, encode, encode_line
 from exporter.journal import JournalWriter
+from exporter.records import PHASE_PREFIX
 from exporter.run.scalars import sort_values, to_scalar
 from exporter.run.table import Table
 
@@ -106,6 +107,16 @@ class Run:
             yield
         finally:
             self._write("timing", name=name, seconds=time.perf_counter() - started)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase of the training step: data, forward, backward, optimizer, generate, reward, or the like.
+
+        Unlike an operation it is also recorded when it begins, so that a run that hangs shows where.
+        """
+        self._write("phase", name=name)
+        with self.time_operation(f"{PHASE_PREFIX}{name}"):
+            yield
 
     def event(self, title: str, text: str = "", alert_type: str = "info", tags: Sequence[str] = ()) -> None:
         """Record something worth a mark on a time line; alert_type is info, warning, error or success."""

@@ -120,8 +120,8 @@ def test_the_same_lines_give_the_same_state_in_any_pieces(sizes: list[int]) -> N
         assert (state.steps, state.latest_ms, state.nonfinite, state.first_seen_ms, state.latest) == (
             whole.steps, whole.latest_ms, whole.nonfinite, whole.first_seen_ms, whole.latest
         )  # fmt: skip
-        assert list(state.histograms["performance_x_duration_seconds"].samples((), None)) == list(
-            whole.histograms["performance_x_duration_seconds"].samples((), None)
+        assert list(state.histograms["performance_x_duration_seconds", ()].samples((), None)) == list(
+            whole.histograms["performance_x_duration_seconds", ()].samples((), None)
         )
 
 
@@ -202,7 +202,7 @@ def test_durations_are_counted_from_metrics_and_timings(milliseconds: list[float
         for number, value in enumerate(milliseconds):
             journal.log(number, {"performance/optim_step_duration_ms": value})
         journal.other("timing", 1, name="optim_step", seconds=0.02)
-        samples = list(journal.state().histograms["performance_optim_step_duration_seconds"].samples((), None))
+        samples = list(journal.state().histograms["performance_optim_step_duration_seconds", ()].samples((), None))
     seconds = sorted([0.02, *(ms * 0.001 for ms in milliseconds if 0 <= ms < math.inf)])
     counted = [bisect_right(seconds, bound) for bound in (*BUCKETS, math.inf)]
     assert cumulative(samples) == counted
@@ -213,7 +213,7 @@ def test_durations_are_counted_from_metrics_and_timings(milliseconds: list[float
 def test_an_operation_outside_the_catalog_has_its_own_histogram(tmp_path: Path) -> None:
     """Any timed operation is a histogram of seconds with its own name."""
     state = Journal(tmp_path).start().other("timing", 1, name="Generate rollouts", seconds=2.0).state()
-    histogram = state.histograms["performance_generate_rollouts_duration_seconds"]
+    histogram = state.histograms["performance_generate_rollouts_duration_seconds", ()]
     assert cumulative(list(histogram.samples((), None))) == list(
         accumulate(float(low < 2.0 <= high) for low, high in pairwise((0.0, *BUCKETS, math.inf)))
     )
@@ -227,7 +227,7 @@ def test_operations_have_a_limit(tmp_path: Path) -> None:
     journal.other("timing", 1, name="operation 0", seconds=1)
     histograms = journal.state().histograms
     assert len(histograms) == 100
-    assert list(histograms["performance_operation_0_duration_seconds"].samples((), None))[-2].value == 2
+    assert list(histograms["performance_operation_0_duration_seconds", ()].samples((), None))[-2].value == 2
 
 
 # ------------------------------------------------------------------ stalled
