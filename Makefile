@@ -36,6 +36,7 @@ unit: $(VENV)/dev servers
 
 benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_spine.py
+	$(BIN)/python tests/benchmarks/bench_gpu.py
 
 # Prometheus and Alertmanager from the distribution, where they are missing and may be installed.
 servers:

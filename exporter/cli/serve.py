@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,7 +65,8 @@ def serve(
     host, port = parse_address(listen)
     if once:
         with TemporaryDirectory() as state:
-            sys.stdout.buffer.write(Runs(paths, port, options, Path(state)).page())
+            with closing(Runs(paths, port, options, Path(state))) as runs:
+                sys.stdout.buffer.write(runs.page())
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

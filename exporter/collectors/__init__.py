@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from exporter.collectors.gpu import GpuCollector
+from exporter.collectors.gpu_owners import RunProcess
 from exporter.collectors.host import HostCollector, process_is_alive
 from exporter.records import Sample
 
-__all__ = ["Collector", "HostCollector", "process_is_alive"]
+__all__ = ["Collector", "GpuCollector", "HostCollector", "RunProcess", "process_is_alive"]
 
 
 class Collector(Protocol):

@@ -20,6 +20,10 @@ class Page:
         self.format = form
         self._families: dict[str, tuple[bytes, dict[Hashable, list[bytes]]]] = {}
 
+    def __contains__(self, family: str) -> bool:
+        """Whether a family of this name stands on the page."""
+        return family in self._families
+
     def add_block(self, family: Family, series: Hashable, block: bytes) -> None:
         """Add ready sample lines of one series of a family."""
         entry = self._families.get(family.name)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from exporter._version import __version__
 from exporter.catalog import Catalog, Namer
-from exporter.collectors import Collector, process_is_alive
+from exporter.collectors import Collector, RunProcess, process_is_alive
 from exporter.exposition import (
     Budget,
     Format,
@@ -92,6 +92,15 @@ class Exporter:
         self._scrapes: Counter[str] = Counter()
         self._scrapers: dict[str, _ScraperState] = {}
         self._said: set[str] = set()
+        self._processes: list[RunProcess] = []
+
+    def add_collector(self, collector: Collector) -> None:
+        """Show what a collector samples on each page from now on."""
+        self._collectors.append(collector)
+
+    def processes(self) -> list[RunProcess]:
+        """The processes of running runs on this host at the last page; for collectors, from any thread."""
+        return self._processes
 
     @property
     def scrapers(self) -> list[str]:
@@ -109,7 +118,7 @@ class Exporter:
             now = time.time()
             self._refresh(now)
             page = Page(form)
-            shown = list(self._shown(now))
+            shown = self._show(now)
             for history, statuses in shown:
                 with self._one_journal(history.path):
                     if "running" in statuses:
@@ -125,7 +134,7 @@ class Exporter:
             now = time.time()
             self._refresh(now)
             page = Page(form)
-            shown = list(self._shown(now))
+            shown = self._show(now)
             cursors, samples = self._add_steps(page, scraper, int(overlap_seconds * 1000), [h for h, _ in shown], now)
             for history, statuses in shown:
                 with self._one_journal(history.path):
@@ -201,6 +210,15 @@ class Exporter:
             self._read_errors += 1
             self._say(f"cannot read {path}: {error}")
 
+    def _show(self, now: float) -> list[_Shown]:
+        shown = list(self._shown(now))
+        self._processes = [
+            RunProcess(history.series.labels, history.state.start.pid)
+            for history, statuses in shown
+            if history.state.start and history.is_of_this_host and "running" in statuses
+        ]
+        return shown
+
     def _shown(self, now: float) -> Iterator[_Shown]:
         """Histories with anything to show; of two journals that claim to be one run, the first."""
         seen: dict[Labels, Path] = {}
@@ -216,7 +234,10 @@ class Exporter:
 
     def _finish(self, page: Page, shown: list[_Shown]) -> bytes:
         samples = [*self._collected(), *self._own_samples(shown)]
-        return page.render(render_samples(samples, page.format))
+        # What a run has logged too, such as a GPU's utilisation, must stand with it: a family has one place.
+        alone = [sample for sample in samples if sample.family.name not in page]
+        page.add(sample for sample in samples if sample.family.name in page)
+        return page.render(render_samples(alone, page.format))
 
     def _collected(self) -> Iterator[Sample]:
         """Each collector apart: one that fails is a number on the page, not a failed page."""

@@ -100,6 +100,12 @@ class RunHistory:
             return {"crashed" if self._has_process else "finished"}
         return {"running", "stalled"} if self.state.is_stalled(now) else {"running"}
 
+    @property
+    def is_of_this_host(self) -> bool:
+        """Whether the journal says that a process of this host writes it."""
+        start = self.state.start
+        return start is not None and start.pid != 0 and start.host == socket.gethostname()
+
     def close(self) -> None:
         """Give the series of a journal that is no longer shown back to the page's budget."""
         self.series.release()
@@ -130,7 +136,7 @@ class RunHistory:
 
     def _is_dead(self, now: float) -> bool:
         start = self.state.start
-        if start is not None and start.pid and start.host == socket.gethostname():
+        if start is not None and self.is_of_this_host:
             return not self._process_is_alive(start.pid, start.time)
         silent = now - self.state.latest_ms / 1000
         return silent > max(_SILENT_SECONDS, _SILENT_STEPS * self.state.median_step_seconds)

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 
 from exporter.catalog import default_catalog
-from exporter.collectors import Collector, HostCollector, process_is_alive
+from exporter.collectors import Collector, GpuCollector, HostCollector, process_is_alive
 from exporter.exposition import Format
 from exporter.importer import Importer, ImportOptions
 from exporter.journal import TARGETS_FOLDER
@@ -55,6 +56,8 @@ class Runs:
         disk = home if home.exists() else Path.cwd()
         collectors: list[Collector] = [HostCollector(catalog, disk), LogCollector(catalog, self._importer)]
         self.exporter = Exporter(self.journals, state / f"cursors-{port}.json", catalog, collectors)
+        self._gpus = GpuCollector(catalog, self.exporter.processes)
+        self.exporter.add_collector(self._gpus)
 
     @property
     def is_behind(self) -> bool:
@@ -79,6 +82,10 @@ class Runs:
             if self.exporter.refresh() < FOLLOW_BYTES and not self.is_behind:
                 break
 
+    def close(self) -> None:
+        """Read no GPU any more."""
+        self._gpus.close()
+
     def page(self) -> bytes:
         """The latest value of everything that there is now."""
         self.catch_up(threading.Event())
@@ -96,7 +103,10 @@ class Sidecar:
         """
         self._paths = paths
         self._runs = Runs(paths, port, options or ImportOptions())
-        self._server = MetricsServer(self._runs.exporter, host, port)
+        with ExitStack() as stack:
+            stack.callback(self._runs.close)
+            self._server = MetricsServer(self._runs.exporter, host, port)
+            stack.pop_all()
 
     @property
     def url(self) -> str:
@@ -117,6 +127,7 @@ class Sidecar:
                     remove_stale_targets(path / TARGETS_FOLDER)
             stop.wait(0.0 if self._runs.is_behind else _TAKE_SECONDS)
         self._server.close()
+        self._runs.close()
 
 
 def _state_folder(home: Path) -> Path:

@@ -203,5 +203,6 @@ def test_a_signal_ends_the_command_in_good_order(tmp_path: Path, number: signal.
         finally:
             process.kill()
     assert process.returncode == 0
-    assert errors == f"telemetry: {runs} does not exist yet; its runs are shown once it does\n"
+    assert f"telemetry: {runs} does not exist yet; its runs are shown once it does\n" in errors
+    assert "Traceback" not in errors
     assert (runs / ".telemetry" / "cursors-0.json").is_file()

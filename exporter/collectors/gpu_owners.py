@@ -1,0 +1,137 @@
+"""Which GPUs a run has: those that its processes may see, and those on which they hold memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter.collectors.gpu_readings import Device, Reading
+from exporter.records import Labels
+
+__all__ = ["Holding", "Processes", "RunProcess", "holdings", "owned", "visible"]
+
+_MAX_GENERATIONS = 64
+"""A process tree is not deeper; what seems to be is read while it changes."""
+
+
+class RunProcess(NamedTuple):
+    """A process of a run on this host, and the labels of that run's series."""
+
+    labels: Labels
+    pid: int
+
+
+class Holding(NamedTuple):
+    """A run's process, or one that descends from it, on a device; memory in bytes, None if only the pid is known."""
+
+    run: Labels
+    device: Device
+    pid: int
+    memory_bytes: int | None
+
+
+class Processes:
+    """Parents and environments of processes, as far as this user may read them."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        """Read below ``proc``; where there is none, nothing is known of any process."""
+        self._proc = proc
+
+    def environment(self, pid: int) -> dict[str, str]:
+        """The environment a process was started with; empty if it is gone or another user's."""
+        try:
+            text = (self._proc / str(pid) / "environ").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            return {}
+        return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+    def lineage(self, pid: int) -> Iterator[int]:
+        """The process, its parent, and so on up."""
+        for _ in range(_MAX_GENERATIONS):
+            if pid <= 0:
+                return
+            yield pid
+            pid = self._parent(pid)
+
+    def _parent(self, pid: int) -> int:
+        try:
+            status = (self._proc / str(pid) / "stat").read_bytes()
+        except OSError:
+            return 0
+        # The command's name stands in parentheses and may itself hold spaces and parentheses.
+        return int(status.rpartition(b")")[2].split()[1])
+
+
+def holdings(readings: Iterable[Reading], runs: Sequence[RunProcess], processes: Processes) -> list[Holding]:
+    """What the runs' processes hold, those that descend from them included."""
+    of_pid: dict[int, list[Labels]] = {}
+    for run in runs:
+        of_pid.setdefault(run.pid, []).append(run.labels)
+    return [
+        Holding(labels, reading.device, pid, memory)
+        for reading in readings
+        for pid, memory in reading.processes.items()
+        for labels in _runs_of(pid, of_pid, processes)
+    ]
+
+
+def owned(run: RunProcess, held: Iterable[Device], devices: Sequence[Device], processes: Processes) -> list[Device]:
+    """The devices of a run's process, given those on which the run holds memory."""
+    named, numbered = visible(processes.environment(run.pid), devices)
+    using = set(held)
+    # Memory on a GPU outside the numbers shows that they count in another view, such as a job's own GPUs.
+    mine = using | named | (numbered if using <= named | numbered else set())
+    return [device for device in devices if device in mine]
+
+
+def visible(environment: dict[str, str], devices: Sequence[Device]) -> tuple[set[Device], set[Device]]:
+    """The devices that CUDA_VISIBLE_DEVICES names by UUID or MIG id, and those that it gives by number.
+
+    As in CUDA the list ends at the first entry that is no device. Without the variable nothing is said: a
+    process may then see every GPU and use none.
+    """
+    named: set[Device] = set()
+    numbered: set[Device] = set()
+    for entry in map(str.strip, environment.get("CUDA_VISIBLE_DEVICES", "").split(",")):
+        if entry.isdecimal():
+            device = _by_number(int(entry), devices, environment)
+            numbered.update(device)
+        else:
+            device = _by_id(entry, devices)
+            named.update(device)
+        if not device:
+            break
+    return named, numbered
+
+
+def _runs_of(pid: int, of_pid: dict[int, list[Labels]], processes: Processes) -> list[Labels]:
+    """The runs of the nearest ancestor that is a run's process."""
+    return next((of_pid[ancestor] for ancestor in processes.lineage(pid) if ancestor in of_pid), [])
+
+
+def _by_number(number: int, devices: Sequence[Device], environment: dict[str, str]) -> set[Device]:
+    """The GPU that CUDA calls by a number; none where CUDA's order is unknown or MIG divides a GPU.
+
+    CUDA counts in the driver's order if told so; otherwise the fastest come first, which says nothing only
+    where all are alike.
+    """
+    alike = len({device.name for device in devices}) == 1
+    divided = any(device.gpu_instance_id for device in devices)
+    if divided or not (alike or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"):
+        return set()
+    return {device for device in devices if device.gpu == number}
+
+
+def _by_id(entry: str, devices: Sequence[Device]) -> set[Device]:
+    """The device of a UUID, of which CUDA takes any beginning that fits one only; MIG devices have two forms."""
+    if entry.startswith("MIG-GPU-"):
+        uuid, _, rest = entry.removeprefix("MIG-").partition("/")
+        found = {d for d in devices if d.uuid == uuid and d.gpu_instance_id == rest.partition("/")[0]}
+    elif entry.startswith("MIG-"):
+        found = {device for device in devices if any(uuid.startswith(entry) for uuid in device.mig_uuids)}
+    else:
+        divided = {device.uuid for device in devices if device.gpu_instance_id}
+        wholes = [d for d in devices if d.uuid not in divided]
+        found = {device for device in wholes if entry.startswith("GPU-") and device.uuid.startswith(entry)}
+    return found if len(found) == 1 else set()

@@ -1,0 +1,1 @@
+"""GPUs, against a library that stands in for the driver."""
