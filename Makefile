@@ -1,10 +1,11 @@
 # make demo    train two real PPO runs and watch them through Prometheus and Alertmanager
-# make test    everything that CI checks
+# make test    what CI checks first; make test-integrations: the same with real trainers
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TRAINERS := .venv-trainers
 
-.PHONY: demo test check unit integration benchmark servers golden clean
+.PHONY: demo test check unit test-integrations benchmark servers golden clean
 
 demo: $(VENV)/demo servers
 	$(BIN)/telemetry-exporter demo $(DEMO)
@@ -34,6 +35,16 @@ unit: $(VENV)/dev servers
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+$(TRAINERS)/ready: tests/integrations/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(TRAINERS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/integrations/requirements.txt --editable '.[dev]'
+	touch $@
+
+# Real trainers on the CPU: what they log through us, and what we read of what they write themselves.
+test-integrations: $(TRAINERS)/ready
+	$(TRAINERS)/bin/python -m pytest tests/integrations
+
 benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_spine.py
 	$(BIN)/python tests/benchmarks/bench_gpu.py
@@ -50,4 +61,4 @@ golden: $(VENV)/dev
 	$(BIN)/telemetry-exporter generate
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRAINERS) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

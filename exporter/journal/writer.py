@@ -50,8 +50,9 @@ class JournalWriter:
     def __init__(self, path: Path, header: bytes) -> None:
         """Prepare to write; ``header`` is the run_start line, repeated where the file had to be made anew."""
         self.path = path
+        self.header = header
+        """The run_start line; what amends it is appended by its owner."""
         self.lost: Counter[str] = Counter()
-        self._header = header
         self._header_due = True
         self._closed = False
         self._owner = os.getpid()
@@ -145,7 +146,7 @@ class JournalWriter:
         if size and os.pread(fd, 1, size - 1) != b"\n":
             os.write(fd, b"\n")
         self._header_due = self._header_due or not size
-        lines = {"": self._header} if self._header_due else {}
+        lines = {"": self.header} if self._header_due else {}
         for reason, count in self._unreported.items():
             lines[reason] = encode_line({"_type": "lost", "time": now, "reason": reason, "count": count})
         for reason, line in lines.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from exporter.encoding import APPEND_NEWLINE, clean, encode, encode_line
+from exporter.encoding import APPEND_NEWLINE, clean, decode, encode, encode_line
 from exporter.journal import JournalWriter
 from exporter.records import PHASE_PREFIX
 from exporter.run.scalars import sort_values, to_scalar
@@ -138,6 +138,19 @@ class Run:
     def epoch_end(self, epoch: float, summary: Mapping[str, Any] | None = None) -> None:
         """Record the end of an epoch with its summary."""
         self._write("epoch_end", epoch=epoch, step=self._last_step(None), summary=summary or {})
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """Add to the run's configuration what became known after its start."""
+        if not (self._is_open and self._writer):
+            return
+        try:
+            start = decode(self._writer.header)
+            start["config"] = {**start["config"], **clean(dict(config))}
+            start["time"] = now = time.time()
+            self._writer.header = encode_line(start)
+            self._append(self._writer.header, now)
+        except Exception as error:  # noqa: BLE001 - telemetry never breaks training
+            self._refuse(f"configuration cannot be stored: {error!r:.200}", "not_encodable", 1)
 
     def get_state(self) -> dict[str, int]:
         """What to save with a checkpoint, so that a resumed run continues the step axis."""

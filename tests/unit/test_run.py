@@ -491,6 +491,26 @@ def test_epoch_end(run, records):
     assert ends == [(2, 8, {"loss": 0.5, "note": "x", "nan": "NaN"}), (2.5, 8, {})]
 
 
+def test_configuration_that_comes_late_amends_the_start(start, records):
+    """It joins what the run was started with, under the same attempt; a start repeated later has it, too."""
+    run = start(config={"lr": 1, "seed": 2})
+    run.add_config({"seed": 3, "layers": np.int64(4), "bad": math.inf})
+    run.finish()
+    run.add_config({"late": 1})
+    starts = [record for record in records(run.path) if isinstance(record, RunStart)]
+    assert [start.attempt for start in starts] == [1, 1]
+    assert starts[1].config == {"lr": 1, "seed": 3, "layers": 4, "bad": "Infinity"}
+    assert starts[1]._replace(config={}, time=0) == starts[0]._replace(config={}, time=0)
+
+
+@pytest.mark.parametrize("config", [None, 5, ["a"]])
+def test_configuration_that_is_none_is_lost_and_counted(run, records, config):
+    """What is no mapping never raises."""
+    run.add_config(config)
+    run.finish()
+    assert lost(records, run) == {"not_encodable": 1}
+
+
 class Bad:
     """Has no text."""
 
