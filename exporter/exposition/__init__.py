@@ -11,7 +11,7 @@ from exporter.exposition.run_page import (
 )
 from exporter.exposition.run_state import RunState, default_labels, run_labels
 from exporter.exposition.series import MAX_SERIES_PER_RUN, Budget, Refusal, RunSeries
-from exporter.exposition.steps import add_steps
+from exporter.exposition.steps import StepTable, add_steps, step_table
 
 __all__ = [
     "MAX_SERIES_PER_RUN",
@@ -22,6 +22,7 @@ __all__ = [
     "Refusal",
     "RunSeries",
     "RunState",
+    "StepTable",
     "add_latest",
     "add_steps",
     "counter_samples",
@@ -29,4 +30,5 @@ __all__ = [
     "gauge_samples",
     "mark_samples",
     "run_labels",
+    "step_table",
 ]

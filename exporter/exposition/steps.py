@@ -20,13 +20,20 @@ from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Stamped
 from exporter.records import Step
 
-__all__ = ["add_steps"]
+__all__ = ["Column", "StepTable", "add_steps", "step_table"]
 
-_Column = tuple[Sequence[int], Sequence[Any]]
-"""Row numbers, ascending, and the values in them."""
+Column = tuple[Sequence[int], Sequence[Any]]
+"""Row numbers, ascending, and the native values in them."""
 
 _Schema = tuple[int, tuple[str, ...]]
 """An attempt and the keys of a record."""
+
+
+class StepTable(NamedTuple):
+    """Timestamps of rows, and the columns of the series that have values in them."""
+
+    times_ms: list[int]
+    columns: list[tuple[Series, Column]]
 
 
 class _Row(NamedTuple):
@@ -37,31 +44,37 @@ class _Row(NamedTuple):
 
 def add_steps(page: Page, stamped: Iterable[Stamped], series: RunSeries, catalog: Catalog) -> int:
     """Add every step to the page, oldest first; returns the number of samples."""
+    table = step_table(stamped, series, catalog)
+    suffixes = page.format.suffixes(table.times_ms)
+    for owner, column in table.columns:
+        _add_column(page, owner, column, suffixes)
+    return sum(len(indices) for _, (indices, _) in table.columns)
+
+
+def step_table(stamped: Iterable[Stamped], series: RunSeries, catalog: Catalog) -> StepTable:
+    """Every step of a stretch of a journal, oldest first, as one column a series: its step, its epoch, its metrics."""
     rows = [_Row(item.ms, item.attempt, item.record) for item in stamped if isinstance(item.record, Step)]
     if not rows:
-        return 0
-    suffixes = page.format.suffixes([row.ms for row in rows])
+        return StepTable([], [])
     columns = [_positions(rows, series, catalog), *_epochs(rows, series, catalog), *_metrics(rows, series)]
-    for owner, column in columns:
-        _add_column(page, owner, column, suffixes)
-    return sum(len(indices) for _, (indices, _) in columns)
+    return StepTable([row.ms for row in rows], columns)
 
 
-def _positions(rows: list[_Row], series: RunSeries, catalog: Catalog) -> tuple[Series, _Column]:
+def _positions(rows: list[_Row], series: RunSeries, catalog: Catalog) -> tuple[Series, Column]:
     return series.own(catalog.metrics["training_step"]), (range(len(rows)), [row.step.step for row in rows])
 
 
-def _epochs(rows: list[_Row], series: RunSeries, catalog: Catalog) -> Iterator[tuple[Series, _Column]]:
+def _epochs(rows: list[_Row], series: RunSeries, catalog: Catalog) -> Iterator[tuple[Series, Column]]:
     indices = [index for index, row in enumerate(rows) if row.step.epoch is not None]
     if indices:
         yield series.own(catalog.metrics["training_epoch"]), (indices, [rows[index].step.epoch for index in indices])
 
 
-def _metrics(rows: list[_Row], series: RunSeries) -> Iterator[tuple[Series, _Column]]:
+def _metrics(rows: list[_Row], series: RunSeries) -> Iterator[tuple[Series, Column]]:
     """The values of each series, taken from every group of records that have the same keys."""
     # Per attempt, because in another one the same series may belong to a key of another scale.
     owners: dict[tuple[int, bytes], Series] = {}
-    columns: dict[tuple[int, bytes], list[_Column]] = defaultdict(list)
+    columns: dict[tuple[int, bytes], list[Column]] = defaultdict(list)
     for (attempt, keys), indices in _group(rows).items():
         values = zip(*[rows[index].step.metrics.values() for index in indices], strict=True)
         for key, column in zip(keys, values, strict=False):
@@ -87,7 +100,7 @@ def _group(rows: list[_Row]) -> dict[_Schema, list[int]]:
     return groups
 
 
-def _merge(columns: list[_Column]) -> _Column:
+def _merge(columns: list[Column]) -> Column:
     """One column in the order of time; a series has at most one value per row."""
     pairs = [pair for column in columns for pair in zip(*column, strict=True)]
     pairs.sort(key=itemgetter(0))
@@ -95,7 +108,7 @@ def _merge(columns: list[_Column]) -> _Column:
     return indices, values
 
 
-def _add_column(page: Page, series: Series, column: _Column, suffixes: list[bytes]) -> None:
+def _add_column(page: Page, series: Series, column: Column, suffixes: list[bytes]) -> None:
     indices, values = column
     parts = [series.prefix] * (3 * len(values))
     parts[1::3] = _value_texts(values, series.name.scale)
