@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
+    "ALERT_TYPES",
     "PHASE_PREFIX",
     "RESERVED_LABELS",
     "Check",
@@ -41,6 +42,9 @@ RESERVED_LABELS = frozenset({
 
 PHASE_PREFIX = "phase/"
 """Begins the name of a timing that is a phase of the training step."""
+
+ALERT_TYPES = ("info", "warning", "error", "success")
+"""What an event may be."""
 
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 

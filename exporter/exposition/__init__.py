@@ -1,7 +1,7 @@
 """From records and samples to the bytes of a page; pure, without a clock, a thread or a socket."""
 
 from exporter.exposition.formats import Format
-from exporter.exposition.marks import mark_samples
+from exporter.exposition.marks import is_mark, mark_samples
 from exporter.exposition.page import Page
 from exporter.exposition.run_page import (
     STATUSES,
@@ -28,6 +28,7 @@ __all__ = [
     "counter_samples",
     "default_labels",
     "gauge_samples",
+    "is_mark",
     "mark_samples",
     "run_labels",
     "step_table",

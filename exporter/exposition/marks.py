@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from exporter.catalog import Catalog
 from exporter.exposition.run_state import RunState
 from exporter.journal import Stamped
-from exporter.records import Checkpoint, Event, Sample
+from exporter.records import ALERT_TYPES, Checkpoint, Event, Labels, Sample
 
-__all__ = ["mark_samples"]
+__all__ = ["is_mark", "mark_samples"]
 
 
-def mark_samples(stamped: Iterable[Stamped], state: RunState, catalog: Catalog) -> Iterator[Sample]:
-    """One sample for each event, under its title, and the step of each checkpoint; an event's text stays in the run."""
+def is_mark(stamped: Stamped, until_ms: int) -> bool:
+    """Whether a record is a mark, of a time that is not still to come."""
+    return isinstance(stamped.record, (Event, Checkpoint)) and stamped.ms <= until_ms
+
+
+def mark_samples(stamped: Iterable[Stamped], state: RunState, catalog: Catalog) -> list[Sample]:
+    """One sample for each event, under its title, and the step of each checkpoint; an event's text stays in the run.
+
+    In the order of time; of two in one millisecond the later one is shown.
+    """
     labels = state.series.labels
+    samples: dict[tuple[int, Labels], Sample] = {}
     for item in stamped:
         record = item.record
         if isinstance(record, Event):
-            named = (*labels, ("alert_type", record.alert_type), ("title", state.title(record)))
-            yield Sample(catalog.family("run_event"), named, 1, time_ms=item.ms)
+            named = (*labels, ("alert_type", _kind(record)), ("title", state.title(record)))
+            samples[item.ms, named] = Sample(catalog.family("run_event"), named, 1, time_ms=item.ms)
         elif isinstance(record, Checkpoint):
-            yield Sample(catalog.family("run_checkpoint_step"), labels, record.step, time_ms=item.ms)
+            family = catalog.family("run_checkpoint_step")
+            samples[item.ms, labels] = Sample(family, labels, record.step, time_ms=item.ms)
+    return [samples[place] for place in sorted(samples)]
+
+
+def _kind(event: Event) -> str:
+    return event.alert_type if event.alert_type in ALERT_TYPES else "info"

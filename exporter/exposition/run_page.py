@@ -89,8 +89,8 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
         named = (*state.rank_labels, ("phase", state.phase.name[:_MAX_CONFIG_VALUE]))
         yield Sample(catalog.family("run_phase_start_timestamp_seconds"), named, state.phase.time)
     for name, status in state.checks.items():
-        value = CHECK_VALUES.get(status, CHECK_VALUES["UNKNOWN"])
-        yield Sample(catalog.family("run_check_status"), (*labels, ("check", name)), value)
+        number = CHECK_VALUES.get(status, CHECK_VALUES["UNKNOWN"])
+        yield Sample(catalog.family("run_check_status"), (*labels, ("check", name)), number)
     yield from _headlines(state, catalog)
 
 

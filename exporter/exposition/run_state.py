@@ -197,8 +197,9 @@ class RunState:
             if len(self._titles) < _MAX_TITLES:
                 self._titles.add(record.title[:_MAX_TITLE])
         elif isinstance(record, Check):
-            if record.name in self.checks or len(self.checks) < _MAX_CHECKS:
-                self.checks[record.name] = record.status
+            name = record.name[:_MAX_TITLE]
+            if name in self.checks or len(self.checks) < _MAX_CHECKS:
+                self.checks[name] = record.status
         elif isinstance(record, Lost):
             self.lost[record.reason] += max(record.records, 0)
         elif isinstance(record, Unknown):

@@ -16,7 +16,7 @@ from typing import Any
 
 from exporter.encoding import APPEND_NEWLINE, clean, decode, encode, encode_line
 from exporter.journal import JournalWriter
-from exporter.records import PHASE_PREFIX
+from exporter.records import ALERT_TYPES, PHASE_PREFIX
 from exporter.run.scalars import sort_values, to_scalar
 from exporter.run.table import Table
 
@@ -24,7 +24,6 @@ __all__ = ["Run"]
 
 _REPORT_SECONDS = 1.0
 _MAX_STEP = 2**63
-_ALERT_TYPES = ("info", "warning", "error", "success")
 _CHECK_STATUSES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 _END_STATUSES = ("finished", "failed", "crashed")
 
@@ -120,7 +119,7 @@ class Run:
 
     def event(self, title: str, text: str = "", alert_type: str = "info", tags: Sequence[str] = ()) -> None:
         """Record something worth a mark on a time line; alert_type is info, warning, error or success."""
-        alert_type = self._one_of(alert_type, _ALERT_TYPES, "info")
+        alert_type = self._one_of(alert_type, ALERT_TYPES, "info")
         several = list(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else [tags]
         self._write("event", title=title, text=text, alert_type=alert_type, tags=[] if tags is None else several)
 

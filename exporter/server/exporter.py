@@ -25,9 +25,10 @@ from exporter.exposition import (
     add_steps,
     counter_samples,
     gauge_samples,
+    is_mark,
     mark_samples,
 )
-from exporter.journal import Position
+from exporter.journal import Position, Stamped
 from exporter.records import Labels, Sample
 from exporter.server.client_bridge import render_samples
 from exporter.server.cursors import Cursor, CursorStore
@@ -169,13 +170,16 @@ class Exporter:
     ) -> tuple[Position, int]:
         """One journal's steps, and its counters while they may still be news to the scraper."""
         state, end, samples = history.state, start, 0
+        until_ms = now_ms + _CLOCK_AHEAD_MS
+        marks: list[Stamped] = []
         with self._one_journal(history.path):
-            for chunk in history.read(start, repeat_ms, limit, now_ms + _CLOCK_AHEAD_MS):
+            for chunk in history.read(start, repeat_ms, limit, until_ms):
                 samples += add_steps(page, chunk.records, history.series, self._catalog)
-                page.add(mark_samples(chunk.records, state, self._catalog))
+                marks += (item for item in chunk.records if is_mark(item, until_ms))
                 end = max(end, chunk.end)
+            page.add(mark_samples(marks, state, self._catalog))
         is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS
-        if is_news and state.latest_ms <= now_ms + _CLOCK_AHEAD_MS:
+        if is_news and state.latest_ms <= until_ms:
             with self._one_journal(history.path):
                 page.add(counter_samples(state, self._catalog, state.latest_ms, start.step_ms))
         return end, samples

@@ -700,7 +700,20 @@ FIELDS = {
     "config": st.dictionaries(TEXTS, JSON, max_size=3),
     "metrics": st.dictionaries(TEXTS, NUMBERS, max_size=3),
 }
-KINDS = ("run_start", "step", "timing", "lost", "run_end", "table", "event", "check", "checkpoint", "epoch_end", "new")
+KINDS = (
+    "run_start",
+    "step",
+    "timing",
+    "phase",
+    "lost",
+    "run_end",
+    "table",
+    "event",
+    "check",
+    "checkpoint",
+    "epoch_end",
+    "new",
+)
 RECORDS = st.builds(
     lambda record, wild: {**record, **wild},
     st.fixed_dictionaries({"_type": st.sampled_from(KINDS), "time": st.floats(0, 2e9), **FIELDS}),

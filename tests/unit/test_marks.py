@@ -82,3 +82,26 @@ def test_checks_are_bounded(tmp_path: Path) -> None:
     page = scrape(journal, tmp_path)
     assert len(page.label_sets("run_check_status")) == 100
     assert page.value("run_check_status", check="c0") == 2
+
+
+def test_marks_of_one_millisecond_are_one(tmp_path: Path) -> None:
+    """A page never holds two samples of a series with one time: the later checkpoint counts."""
+    journal = Journal(tmp_path).start()
+    for step in (1, 2):
+        journal.other("checkpoint", 1, step=step, path="a").other("event", 1, title="t")
+    page = scrape(journal, tmp_path)
+    assert page.points("run_checkpoint_step") == [(ms(journal, 1), 2)]
+    assert page.points("run_event") == [(ms(journal, 1), 1)]
+
+
+def test_marks_stand_in_the_order_of_time(tmp_path: Path) -> None:
+    """A journal whose events went back in time, or lie in the future, makes no page that a server refuses."""
+    journal = Journal(tmp_path).start().other("event", 5, title="t").other("event", 2, title="t")
+    journal.other("event", 1e6, title="t")
+    assert scrape(journal, tmp_path).points("run_event") == [(ms(journal, 2), 1), (ms(journal, 5), 1)]
+
+
+def test_an_unknown_kind_of_event_is_info(tmp_path: Path) -> None:
+    """What another tool calls its events makes no series of its own."""
+    journal = Journal(tmp_path).start().other("event", 1, title="t", alert_type="whatever")
+    assert scrape(journal, tmp_path).label_sets("run_event")[0]["alert_type"] == "info"
