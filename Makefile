@@ -48,6 +48,7 @@ test-integrations: $(TRAINERS)/ready
 benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_spine.py
 	$(BIN)/python tests/benchmarks/bench_gpu.py
+	$(BIN)/python tests/benchmarks/bench_sources.py
 
 # Prometheus and Alertmanager from the distribution, where they are missing and may be installed.
 servers:

@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 NON_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
-_EXACT_DIGITS = 19
+_MOST_DIGITS = 20
+"""Of a whole number of 64 bits, with its sign or without."""
+
 _MAX_DEPTH = 12
 _MAX_TEXT = 65_536
 _MAX_EXACT_INT = 2**63
@@ -70,8 +72,9 @@ def decode(line: bytes) -> Any:
 
 
 def _whole_number(digits: str) -> float:
-    """A whole number as orjson gives it: a float where it has more digits than 64 bits hold."""
-    return int(digits) if len(digits) < _EXACT_DIGITS else float(digits)
+    """A whole number as orjson gives it: a float where 64 bits do not hold it."""
+    number = int(digits) if len(digits) <= _MOST_DIGITS else math.inf
+    return number if -(1 << 63) <= number < 1 << 64 else float(digits)
 
 
 def is_finite_sum(total: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -37,6 +38,7 @@ LINES_NAMES = (".jsonl", ".ndjson")
 BLOCK_BYTES = 128 * 1024
 """How much of a log is taken at a time."""
 
+_TAIL_BYTES = 64
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -122,16 +124,17 @@ def read_all(source: Source, path: Path) -> Iterator[Item]:
 
 
 def read_head(path: Path) -> Head:
-    """The beginning of a file, whatever it holds.
+    """The beginning of a file, whatever it holds; of a packed one as much of it as can be unpacked.
 
     Raises:
         OSError: the file cannot be read.
     """
-    try:
-        with open_log(path) as file:
-            return Head(path.name.removesuffix(".gz"), file.read(HEAD_BYTES))
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return Head(path.name, b"")
+    data = b""
+    for block in read_blocks(path):
+        if not isinstance(block, bytes) or len(data) >= HEAD_BYTES:
+            break
+        data += block
+    return Head(path.name.removesuffix(".gz"), data[:HEAD_BYTES])
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -144,22 +147,31 @@ def open_log(path: Path) -> BinaryIO:
 def read_blocks(path: Path) -> Iterator[bytes | Bad | None]:
     """The bytes of a log, block by block; a plain file is open only while a block is taken.
 
-    At the end of a plain file comes None, and asked again what was appended since. A packed file ends, with an item
-    where it is damaged; one that is still being written just ends.
+    At the end of a plain file comes None, and asked again what was appended since; nothing any more where another
+    file took its place or what was read has changed. A packed file ends, with an item where it is damaged; one that is
+    still being written just ends.
 
     Raises:
         OSError: the file cannot be read.
     """
-    offset = 0
+    offset = inode = 0
+    tail = b""
     while True:
         with path.open("rb") as file:
-            file.seek(offset)
-            block = file.read(BLOCK_BYTES)
+            here = os.fstat(file.fileno()).st_ino
+            file.seek(offset - len(tail))
+            block = file.read(len(tail) + BLOCK_BYTES)
+        inode = inode or here
+        if inode != here or not block.startswith(tail):
+            yield None
+            continue
+        block = block[len(tail) :]
         if not offset and block.startswith(_GZIP_MAGIC):
             yield from _unpacked_blocks(path)
             return
         if offset or len(block) >= len(_GZIP_MAGIC):  # the first bytes decide together
             offset += len(block)
+            tail = (tail + block[-_TAIL_BYTES:])[-_TAIL_BYTES:]
             yield block
         if len(block) < BLOCK_BYTES:
             yield None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from io import StringIO
@@ -12,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from exporter.sources.base import Bad, Ended, Head, Item, Meta, Row, read_text
+from exporter.sources.base import Bad, Ended, Head, Item, Meta, Row, make_row, read_text
+from exporter.sources.objects import WHOLE_LIMIT, unix_seconds
 
 __all__ = ["EPOCH_COLUMNS", "STEP_COLUMNS", "TIME_COLUMNS", "CsvTable"]
 
@@ -50,7 +50,6 @@ _MONITOR = "#{"
 _MISSING = frozenset({"", "NA"})
 _OBJECT = re.compile(r"\s*[\[{(]|\s*(?:array|tensor)\(")
 _NAME = re.compile(r"\s*[^\s=<>{}\"'][^=<>{}\"']{0,199}")
-_UNIX_TIMES = (1e8, 1e11)
 
 _LONGEST_CELL = 4 << 20
 """An RLlib cell may hold a whole configuration; a quote left open must not swallow a file of any size."""
@@ -147,13 +146,13 @@ class _Table:
         """Whether a record is a header again: DeepSpeed writes one at every restart."""
         return list(cells) == self.header or (self.step is not None and self.header[self.step] in cells)
 
-    def time_of(self, cells: Sequence[str]) -> float | None:
+    def time_of(self, values: Sequence[float | None]) -> float | None:
         """Seconds since 1970, where the table says."""
-        value = _number(cells[self.time]) if self.time is not None else None
+        value = values[self.time] if self.time is not None else None
         if value is None:
             return None
         value += self.start or 0.0
-        return value if _UNIX_TIMES[0] < value < _UNIX_TIMES[1] else None
+        return unix_seconds(value)
 
 
 class _Progress:
@@ -178,43 +177,45 @@ class _Progress:
         for cells in self._records.parse(text):
             if isinstance(cells, Bad):
                 yield cells
-            elif self._table is None or self._table.is_header(cells):
+                continue
+            table, values = self._table, _numbers(cells)
+            if table is None or (None in values and table.is_header(cells)):
                 self._table = _Table(cells, self._start)
-            elif len(cells) != len(self._table.header):
-                yield Bad(self._records.line, f"{len(cells)} cells under {len(self._table.header)} columns")
+            elif len(cells) != len(table.header):
+                yield Bad(self._records.line, f"{len(cells)} cells under {len(table.header)} columns")
             else:
-                yield from self._row_items(self._table, cells)
+                if None in values:
+                    yield from self._objects(table, cells, values)
+                yield self._row(table, values)
+                if table.done is not None and cells[table.done] == "True":
+                    yield Ended("finished")
 
-    def _row_items(self, table: _Table, cells: list[str]) -> Iterator[Item]:
+    def _objects(self, table: _Table, cells: Sequence[str], values: Sequence[float | None]) -> Iterator[Bad]:
+        for column, name in table.metrics:
+            if values[column] is None and name not in self._reported and _OBJECT.match(cells[column]):
+                self._reported.add(name)
+                yield Bad(self._records.line, f"column {name[:100]!r} is not numeric: it holds objects or lists")
+
+    def _row(self, table: _Table, values: Sequence[float | None]) -> Row:
+        """The row of these cells; one without a step belongs to the step before it."""
         self._number += 1
-        self._step = _step(table, cells, self._step, self._number)
-        yield from _objects(table, cells, self._records.line, self._reported)
-        yield Row(self._step, _metrics(table, cells), table.time_of(cells), _cell(cells, table.epoch))
-        if table.done is not None and cells[table.done] == "True":
-            yield Ended("finished")
+        if table.step is None:
+            self._step = self._number
+        elif (step := values[table.step]) is not None and -WHOLE_LIMIT <= step < WHOLE_LIMIT:
+            self._step = int(step)
+        metrics = {name: value for column, name in table.metrics if (value := values[column]) is not None}
+        epoch = None if table.epoch is None else values[table.epoch]
+        return make_row((self._step, metrics, table.time_of(values), epoch))
 
 
-def _step(table: _Table, cells: Sequence[str], before: int, number: int) -> int:
-    """The row's step; a sparse row without one belongs to the step before it."""
-    if table.step is None:
-        return number
-    value = _cell(cells, table.step)
-    return int(value) if value is not None and math.isfinite(value) else before
-
-
-def _metrics(table: _Table, cells: Sequence[str]) -> dict[str, float]:
-    return {name: value for column, name in table.metrics if (value := _number(cells[column])) is not None}
-
-
-def _objects(table: _Table, cells: Sequence[str], line: int, reported: set[str]) -> Iterator[Bad]:
-    for column, name in table.metrics:
-        if name not in reported and _OBJECT.match(cells[column]):
-            reported.add(name)
-            yield Bad(line, f"column {name[:100]!r} is not numeric: it holds objects or lists")
-
-
-def _cell(cells: Sequence[str], column: int | None) -> float | None:
-    return None if column is None else _number(cells[column])
+def _numbers(cells: Sequence[str]) -> Sequence[float | None]:
+    """What the cells hold; most often numbers only."""
+    if "_" not in "".join(cells):  # float() takes 1_000
+        try:
+            return [*map(float, cells)]
+        except ValueError:
+            pass
+    return [*map(_number, cells)]
 
 
 def _number(cell: str) -> float | None:

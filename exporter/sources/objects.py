@@ -9,7 +9,7 @@ from typing import Any
 from exporter.encoding import NON_FINITE, decode
 from exporter.journal.decode import END_OF_TIME
 
-__all__ = ["PLAIN", "WHOLE_LIMIT", "numeric_leaves", "object_or_none", "step_number", "unix_seconds"]
+__all__ = ["EARLIEST", "PLAIN", "WHOLE_LIMIT", "numeric_leaves", "object_or_none", "step_number", "unix_seconds"]
 
 PLAIN = frozenset({int, float})
 _PLAIN_OR_FLAG = frozenset({int, float, bool})
@@ -17,6 +17,10 @@ _NUMBER_TEXTS = NON_FINITE | {"nan", "inf", "-inf"}
 
 WHOLE_LIMIT = 1 << 63
 """Steps beyond it are no 64-bit numbers and would not fit any journal."""
+
+
+EARLIEST = 1e8
+"""No log is older than 1973: a smaller number of seconds is how long something took."""
 
 
 def numeric_leaves(fields: Mapping[str, Any], *, flags: bool = False) -> Mapping[str, float]:
@@ -36,6 +40,9 @@ def numeric_leaves(fields: Mapping[str, Any], *, flags: bool = False) -> Mapping
 
 
 def _collect(fields: Mapping[str, Any], prefix: str, numbers: frozenset[type], found: dict[str, float]) -> None:
+    if PLAIN.issuperset(map(type, fields.values())):
+        found.update(zip(map(prefix.__add__, fields), fields.values(), strict=True))
+        return
     for key, value in fields.items():
         kind = type(value)
         if kind in numbers:
@@ -65,12 +72,10 @@ def step_number(value: Any) -> int:
 def unix_seconds(value: Any) -> float | None:
     """A point in time as seconds since 1970: a number of them or ISO 8601 text, in UTC where it names no zone.
 
-    None for anything else, milliseconds included: no clock shows as many seconds.
+    None for anything else: a duration, or milliseconds, for no clock shows as many seconds.
     """
     seconds: Any = _iso_seconds(value) if type(value) is str else value
-    if type(seconds) in PLAIN and 0 <= seconds < END_OF_TIME:
-        return float(seconds)
-    return None
+    return seconds if type(seconds) in PLAIN and EARLIEST <= seconds < END_OF_TIME else None
 
 
 def _iso_seconds(text: str) -> float | None:

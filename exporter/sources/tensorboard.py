@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.sources.base import Bad, Head, Item, Meta, Row, read_blocks
+from exporter.sources.event_settings import settings
+from exporter.sources.protobuf import fields, signed, text_field, varint
 
 __all__ = ["TensorBoard"]
 
@@ -21,6 +23,9 @@ _LENGTH = struct.Struct("<QI")
 _DOUBLE = struct.Struct("<d")
 _FLOAT = struct.Struct("<f")
 _wall_time = _DOUBLE.unpack_from
+_TIME_KEY, _STEP_KEY, _SUMMARY_KEY = b"\x09", 0x10, 0x2A
+_NO_STEP = b"?"
+_SHORTEST_SCALAR = 16
 
 _ELEMENTS = {
     dtype: struct.Struct("<" + code)
@@ -32,7 +37,6 @@ _HALF = 19
 _FIXED_FIELDS = {5: _FLOAT, 6: _DOUBLE}
 _VARINT_FIELDS = frozenset({7, 10, 11, 16, 17})
 _HALF_FIELD, _CONTENT_FIELD, _STRING_FIELD = 13, 4, 8
-_HYPERPARAMETERS = frozenset({"hyperparameters", "hyperparameters/text_summary"})
 
 _Scalars = Sequence[tuple[str, float]]
 _Event = tuple[float, int, _Scalars, Meta | Bad | None]
@@ -142,55 +146,75 @@ class _Decoder:
     """Decodes events; a writer repeats the bytes around a number at every step, so they are decoded once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, int, Callable[[bytes, int], tuple[Any, ...]], dict[bytes, str]]] = {}
+        self._step = self._at = 0
+        """The last step, and where the length of its summary lies; 0 where fields are in no usual order."""
+        self._step_bytes = _NO_STEP
+        """What lies between the time and that place."""
+        self._simple: dict[bytes, str] = {}
+        """Tags by the bytes from that place to a number at the end."""
+        self._inner: dict[int, tuple[int, int, Callable[[bytes, int], tuple[Any, ...]], dict[bytes, str]]] = {}
+        """By the length from that place: where a number begins and ends, and tags by the bytes around it."""
 
     def event(self, data: bytes) -> _Event:
-        """What one record says; a record of a known shape costs two look-ups."""
-        if len(data) > 16 and data[0] == 0x09:
-            step, at = 0, 9
-            if data[9] == 0x10:
-                step, at = data[10], 11
-                if step > 127:
-                    step, at = _varint(data, 10)
-                    step = _signed(step)
-            shape = self._known.get(len(data) - at)
-            if shape is not None:
-                start, stop, unpack, tags = shape
-                tag = tags.get(data[at : at + start] + data[at + stop :])
-                if tag is not None:
-                    return _wall_time(data, 1)[0], step, ((tag, unpack(data, at + start)[0]),), None
+        """What one record says; most cost a look-up of their tag and none of their step."""
+        if data[9 : self._at] != self._step_bytes or data[:1] != _TIME_KEY:
+            self._find_step(data)
+        at = self._at
+        tag = self._simple.get(data[at:-4]) if at else None
+        if tag is not None:
+            return _wall_time(data, 1)[0], self._step, ((tag, _FLOAT.unpack_from(data, len(data) - 4)[0]),), None
+        shape = self._inner.get(len(data) - at) if at else None
+        if shape is not None:
+            start, stop, unpack, tags = shape
+            tag = tags.get(data[at : at + start] + data[at + stop :])
+            if tag is not None:
+                return _wall_time(data, 1)[0], self._step, ((tag, unpack(data, at + start)[0]),), None
         return self._decoded(data)
 
+    def _find_step(self, data: bytes) -> None:
+        """Where the step lies if time, step and summary follow each other, as writers put them."""
+        self._at, self._step_bytes = 0, _NO_STEP
+        if len(data) > _SHORTEST_SCALAR and data[:1] == _TIME_KEY:
+            step, at = varint(data, 10) if data[9] == _STEP_KEY else (0, 9)
+            if data[at] == _SUMMARY_KEY:
+                self._step, self._at, self._step_bytes = signed(step), at + 1, data[9 : at + 1]
+
     def _decoded(self, data: bytes) -> _Event:
-        time, step, summary, at = _envelope(data)
+        time, step, summary, usual = _envelope(data)
         values = [
-            _Value(data, start, stop) for field, wire, start, stop in _fields(data, *summary) if (field, wire) == (1, 2)
+            _Value(data, start, stop) for field, wire, start, stop in fields(data, *summary) if (field, wire) == (1, 2)
         ]
-        if len(values) == 1 and at:
-            self._remember(values[0], data, at)
-        config = next((Meta(found) for value in values if (found := value.config())), None)
+        if len(values) == 1 and usual and self._at:
+            self._remember(values[0], data)
+        config = next(filter(None, (value.config() for value in values)), None)
         return time, step, [(value.tag, value.number) for value in values if value.number is not None], config
 
-    def _remember(self, value: _Value, data: bytes, at: int) -> None:
-        if value.number is not None and value.kind is not None:
-            start, stop = value.start - at, value.start - at + value.kind.size
-            known = self._known.setdefault(len(data) - at, (start, stop, value.kind.unpack_from, {}))
-            if known[:2] == (start, stop) and len(known[3]) < _MOST_TAGS:
-                known[3][data[at : value.start] + data[value.start + value.kind.size :]] = value.tag
+    def _remember(self, value: _Value, data: bytes) -> None:
+        if value.number is None or value.kind is None:
+            return
+        at, start, stop = self._at, value.start, value.start + value.kind.size
+        if value.kind is _FLOAT and stop == len(data):
+            tags = self._simple
+        else:
+            shape = (start - at, stop - at, value.kind.unpack_from)
+            known = self._inner.setdefault(len(data) - at, (*shape, {}))
+            tags = known[3] if known[:2] == shape[:2] else {}
+        if len(tags) < _MOST_TAGS:
+            tags[data[at:start] + data[stop:]] = value.tag
 
 
-def _envelope(data: bytes) -> tuple[float, int, tuple[int, int], int]:
-    """When, at which step, where the summary lies, and where the step ends if the fields are in their usual order."""
-    time, step, summary, at, order = 0.0, 0, (0, 0), 0, []
-    for field, wire, start, stop in _fields(data):
+def _envelope(data: bytes) -> tuple[float, int, tuple[int, int], bool]:
+    """When, at which step, where the summary lies, and whether the fields are these alone in their usual order."""
+    time, step, summary, order = 0.0, 0, (0, 0), []
+    for field, wire, start, stop in fields(data):
         order.append(field)
         if (field, wire) == (1, 1):
             time = _DOUBLE.unpack_from(data, start)[0]
         elif (field, wire) == (2, 0):
-            step, at = _signed(_varint(data, start)[0]), stop
+            step = signed(varint(data, start)[0])
         elif (field, wire) == (5, 2):
             summary = (start, stop)
-    return time, step, summary, at if order == [1, 2, 5] else 9 if order == [1, 5] else 0
+    return time, step, summary, order in ([1, 2, 5], [1, 5])
 
 
 class _Value:
@@ -201,8 +225,8 @@ class _Value:
         self.number: float | None = None
         self.start = 0
         self.kind: struct.Struct | None = None
-        self._text = b""
-        for field, wire, start, stop in _fields(data, begin, end):
+        self._text = self._content = b""
+        for field, wire, start, stop in fields(data, begin, end):
             if (field, wire) == (1, 2):
                 self.tag = data[start:stop].decode("utf-8", "replace")
             elif (field, wire) == (2, 5):
@@ -210,7 +234,9 @@ class _Value:
             elif (field, wire) == (8, 2):
                 self._tensor(data, start, stop)
             elif (field, wire) == (9, 2):
-                self._plugin = _plugin(data[start:stop])
+                plugin = text_field(data, 1, start, stop)
+                self._plugin = text_field(plugin, 1).decode("utf-8", "replace")
+                self._content = text_field(plugin, 2)
         if self._plugin not in ("", "scalars"):
             self.number = None
 
@@ -218,19 +244,19 @@ class _Value:
         self.number, self.start, self.kind = float(kind.unpack_from(data, start)[0]), start, kind
 
     def _tensor(self, data: bytes, begin: int, end: int) -> None:
-        fields = list(_fields(data, begin, end))
-        dtype = next((_varint(data, start)[0] for field, wire, start, _ in fields if (field, wire) == (1, 0)), 0)
-        if any(field == 2 and _elements(data[start:stop]) != 1 for field, _, start, stop in fields):
+        parts = list(fields(data, begin, end))
+        dtype = next((varint(data, start)[0] for field, wire, start, _ in parts if (field, wire) == (1, 0)), 0)
+        if any(field == 2 and _elements(data[start:stop]) != 1 for field, _, start, stop in parts):
             return
-        for field, wire, start, stop in fields:
+        for field, wire, start, stop in parts:
             if field in _FIXED_FIELDS and stop - start == _FIXED_FIELDS[field].size:
                 self._take(data, start, _FIXED_FIELDS[field])
             elif field == _CONTENT_FIELD and dtype in _ELEMENTS and stop - start == _ELEMENTS[dtype].size:
                 self._take_content(data, start, dtype)
             elif field in _VARINT_FIELDS and wire in (0, 2) and stop > start:
-                self.number, self.kind = float(_signed(_varint(data, start)[0])), None
+                self.number, self.kind = float(signed(varint(data, start)[0])), None
             elif field == _HALF_FIELD and dtype == 19 and wire in (0, 2) and stop > start:
-                bits = _varint(data, start)[0] & 0xFFFF
+                bits = varint(data, start)[0] & 0xFFFF
                 self.number, self.kind = float(struct.unpack("<e", bits.to_bytes(2, "little"))[0]), None
             elif field == _STRING_FIELD and wire == 2:
                 self._text = data[start:stop]
@@ -240,82 +266,22 @@ class _Value:
         if dtype not in (1, 2):
             self.kind = None  # the remembered bytes are for floats
 
-    def config(self) -> dict[str, str] | None:
-        """The rows of CleanRL's table of hyper-parameters, as text."""
-        if self.tag not in _HYPERPARAMETERS:
-            return None
-        rows = (line.strip().strip("|").partition("|") for line in self._text.decode("utf-8", "replace").splitlines())
-        pairs = {key.strip(): value.strip() for key, bar, value in rows if bar and not set(key) <= set("-: ")}
-        pairs.pop("param", None)
-        return pairs or None
-
-
-def _plugin(metadata: bytes) -> str:
-    for field, wire, start, stop in _fields(metadata):
-        if (field, wire) == (1, 2):
-            return next(
-                (
-                    metadata[a:b].decode("utf-8", "replace")
-                    for f, w, a, b in _fields(metadata, start, stop)
-                    if (f, w) == (1, 2)
-                ),
-                "",
-            )
-    return ""
+    def config(self) -> Meta | None:
+        """What it says about the run."""
+        found = settings(self.tag, self._plugin, self._text, self._content)
+        return None if found is None else Meta(found)
 
 
 def _elements(shape: bytes) -> int:
     """How many elements a TensorShapeProto has; 0 where its rank is unknown."""
     count = 1
-    for field, wire, start, stop in _fields(shape):
+    for field, wire, start, stop in fields(shape):
         if (field, wire) == (2, 2):
-            sizes = [_varint(shape, a)[0] for f, w, a, _ in _fields(shape, start, stop) if (f, w) == (1, 0)]
+            sizes = [varint(shape, a)[0] for f, w, a, _ in fields(shape, start, stop) if (f, w) == (1, 0)]
             count *= sizes[-1] if sizes else 0
         elif field == 3:
             return 0
     return count
-
-
-def _fields(data: bytes, at: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, first and last offset of every field of a message."""
-    end = len(data) if end is None else end
-    while at < end:
-        key, at = _varint(data, at)
-        wire, start = key & 7, at
-        if wire == 0:
-            _, at = _varint(data, at)
-        elif wire == 2:
-            size, start = _varint(data, at)
-            at = start + size
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        else:
-            raise ValueError(wire)
-        if at > end:
-            raise ValueError(at)
-        yield key >> 3, wire, start, at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    byte = data[at]
-    if byte < 128:
-        return byte, at + 1
-    second = data[at + 1]
-    if second < 128:
-        return byte & 127 | second << 7, at + 2
-    value = shift = 0
-    while byte > 127:
-        value |= (byte & 127) << shift
-        shift += 7
-        at += 1
-        byte = data[at]
-        if shift > 63:
-            raise ValueError(shift)
-    return value | byte << shift, at + 1
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 def _masked_crc(data: bytes) -> int:

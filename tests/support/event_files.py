@@ -7,13 +7,21 @@ import struct
 NOW = 1_700_000_000.0
 
 
+def _remainder(byte: int) -> int:
+    """What the Castagnoli polynomial leaves of one byte."""
+    for _ in range(8):
+        byte = (byte >> 1) ^ 0x82F63B78 if byte & 1 else byte >> 1
+    return byte
+
+
+_REMAINDERS = [_remainder(byte) for byte in range(256)]
+
+
 def crc32c(data: bytes) -> int:
-    """The Castagnoli checksum, bit by bit from its polynomial."""
+    """The Castagnoli checksum."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ 0x82F63B78 if crc & 1 else crc >> 1
+        crc = (crc >> 8) ^ _REMAINDERS[(crc ^ byte) & 255]
     return crc ^ 0xFFFFFFFF
 
 

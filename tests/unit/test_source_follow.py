@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from exporter.sources import SOURCES, base, read_all, source_named
+from exporter.sources import SOURCES, base, find_source, read_all, source_named
 from exporter.sources.base import Bad, Ended, Item, Meta, Row
 from tests.support.event_files import NOW, VERSION, event, field, frame, simple, tensor
 
@@ -233,12 +233,42 @@ def test_packed_logs_end(name: str, tmp_path: Path) -> None:
     assert "damaged gzip" in [item.reason for item in source_named(name).read(path) if isinstance(item, Bad)][-1]
 
 
+def test_a_packed_log_that_is_cut_is_recognised_by_what_is_there(tmp_path: Path) -> None:
+    """The head of a packed file is what can be unpacked of it, under its name without the packing."""
+    path = tmp_path / "log.jsonl.gz"
+    text = json_lines([{"step": step, "a": math.sin(step)} for step in range(9000)])
+    packed = gzip.compress(text)
+    for cut in (5, 1000, len(packed) - 9, len(packed)):
+        path.write_bytes(packed[:cut])
+        head = base.read_head(path)
+        assert head.name == "log.jsonl"
+        assert text.startswith(head.data)
+        assert (find_source(path) is not None) == (cut > 5) == bool(head.data)
+    assert len(head.data) == base.HEAD_BYTES
+
+
 def test_damage_ends_a_log(tmp_path: Path) -> None:
     """Behind a damaged length of an event file nothing can be found: the reader ends, and the file is read anew."""
     path = tmp_path / "events"
     path.write_bytes(VERSION + bytes(40))
     *_, bad = list(source_named("tensorboard").read(path))
     assert isinstance(bad, Bad)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_nothing_of_another_content_is_taken_for_an_end(name: str, tmp_path: Path) -> None:
+    """Where another file took the place of a log, or its content was rewritten, no part of that is read as its end."""
+    path, other = tmp_path / "log", tmp_path / "other"
+    content = {"csv": b"step,a\n1,2\n", "tensorboard": VERSION + event(simple("a", 1), step=1)}.get(name)
+    content = content or b'{"step":1,"a":1}\n'
+    for replace in (lambda: other.replace(path), lambda: path.write_bytes(other.read_bytes())):
+        path.write_bytes(content)
+        reading = source_named(name).read(path)
+        said = asked(reading)
+        other.write_bytes(content.replace(b"a", b"b") * 3)
+        replace()
+        assert said == [Row(1, said[0].metrics, said[0].time)]
+        assert asked(reading) == []
 
 
 def test_a_file_that_goes_away_is_an_error(tmp_path: Path) -> None:

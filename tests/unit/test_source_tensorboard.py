@@ -145,6 +145,25 @@ def test_hyperparameters_are_the_configuration(tmp_path):
     assert read(tmp_path, VERSION + event(tensor("hyperparameters", field(8, b"")))) == []
 
 
+def hparams(**values):
+    """A value of TensorBoard's HParams plug-in: what a session is started with."""
+    start = b"".join(field(1, field(1, key.encode()) + field(2, value)) for key, value in values.items())
+    plugin = field(1, b"hparams") + field(2, field(1, 0) + field(3, start))
+    return field(1, b"_hparams_/session_start_info") + field(9, field(1, plugin))
+
+
+def test_settings_of_other_writers_are_the_configuration(tmp_path):
+    """Hugging Face's arguments, an object as text, and TensorBoard's HParams are the run's configuration."""
+    arguments = tensor("args/text_summary", field(1, 7), field(8, b'{"lr": 0.1,\n "name": "x"}'), plugin="text")
+    session = hparams(lr=fixed(2, "d", 0.25), name=field(3, b"adam"), amp=field(4, 1), none=field(1, 0))
+    assert read(tmp_path, VERSION + event(arguments) + event(session)) == [
+        Meta({"lr": 0.1, "name": "x"}),
+        Meta({"lr": 0.25, "name": "adam", "amp": True, "none": None}),
+    ]
+    text = tensor("args/text_summary", field(1, 7), field(8, b"not an object"), plugin="text")
+    assert read(tmp_path, VERSION + event(text) + event(hparams())) == []
+
+
 def test_a_damaged_length_ends_the_reading(tmp_path):
     """Where the checksum of a length is wrong, the record is reported and nothing after it is guessed."""
     good, bad = event(simple("a", 1.0), step=1), bytearray(event(simple("a", 2.0), step=2))

@@ -18,7 +18,7 @@ from exporter.sources.wandb import Wandb
 
 TABLE = "CREATE TABLE metrics (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp TEXT, run_name TEXT, step, metrics TEXT)"
 INSERT = "INSERT INTO metrics (timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?)"
-START = "1970-01-01T00:01:00+00:00"
+START = "2023-11-14T22:13:20+00:00"
 
 
 @pytest.fixture
@@ -41,16 +41,49 @@ def test_rows_in_their_order(path):
     logged = [("one", 0), ("one", 1), ("two", 0), ("one", 2)]
     insert(path, *((START, run, step, json.dumps({"loss": step / 4})) for run, step in logged))
     runs = [Meta({}, name) for name in ("one", "two")]
-    one, two, other, last = (Row(step, {"loss": step / 4}, 60.0) for _, step in logged)
+    one, two, other, last = (Row(step, {"loss": step / 4}, 1.7e9) for _, step in logged)
     assert list(read_all(Trackio(), path)) == [runs[0], one, two, runs[1], other, runs[0], last]
+
+
+IDS = "CREATE TABLE metrics (id INTEGER PRIMARY KEY, run_id TEXT, timestamp TEXT, run_name TEXT, step, metrics TEXT)"
+CONFIGS = "CREATE TABLE configs (id INTEGER PRIMARY KEY, run_id TEXT, run_name TEXT, config TEXT, created_at TEXT)"
+
+
+def test_runs_are_told_apart_by_their_id(tmp_path):
+    """Two runs of one name are two runs, and the configuration of each is said with its name, without trackio's own."""
+    path = tmp_path / "project.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(IDS)
+        database.execute(CONFIGS)
+        for run, lr in (("a1", 0.1), ("b2", 0.2)):
+            config = json.dumps({"lr": lr, "_Username": "x"})
+            database.execute("INSERT INTO configs (run_id, run_name, config) VALUES (?, 'run', ?)", (run, config))
+        database.execute("INSERT INTO configs (run_id, run_name) VALUES ('c3', 'run')")
+        rows = [("a1", 0), ("b2", 0), ("a1", 1), ("c3", 0)]
+        database.executemany(
+            "INSERT INTO metrics (run_id, run_name, step, metrics) VALUES (?, 'run', ?, '{\"a\":1}')", rows
+        )
+    one, two = Meta({"lr": 0.1}, "run"), Meta({"lr": 0.2}, "run-b2")
+    rows = [Row(step, {"a": 1}) for _, step in rows]
+    assert list(read_all(Trackio(), path)) == [one, rows[0], two, rows[1], one, rows[2], Meta({}, "run-c3"), rows[3]]
+
+
+def test_a_table_of_other_columns_is_one_bad_item(tmp_path):
+    """A database whose metrics are not trackio's is reported, and asked again it is not reported again."""
+    path = tmp_path / "x.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE metrics (key TEXT, value REAL)")
+        database.execute("INSERT INTO metrics VALUES ('a', 1)")
+    reading = Trackio().read(path)
+    assert [type(next(reading)) for _ in range(3)] == [Bad, type(None), type(None)]
 
 
 def test_values(path):
     """Numbers are metrics, inner objects under slash names; NaN is kept, media, text and null are left out."""
     metrics = '{"a":NaN,"b":"Infinity","c":null,"d":"x","e":{"f":1},"g":{"_type":"trackio.image","size":1},"h":[1]}'
-    insert(path, ("1970-01-01T00:00:01.500000", "r", 5, metrics))
+    insert(path, ("2023-11-14T22:13:20.500000", "r", 5, metrics))
     _, row = read_all(Trackio(), path)
-    assert row[0::2] == (5, 1.5)
+    assert row[0::2] == (5, 1.7e9 + 0.5)
     assert row.metrics.keys() == {"a", "b", "e/f"}
     assert math.isnan(row.metrics["a"])
     assert row.metrics["b"] == math.inf
@@ -74,7 +107,7 @@ def test_read_while_written(path):
         writer.execute(INSERT, (START, "r", 0, '{"a":1}'))
         writer.commit()
         writer.execute(INSERT, (START, "r", 1, '{"a":2}'))
-        assert list(read_all(Trackio(), path))[1:] == [Row(0, {"a": 1}, 60.0)]
+        assert list(read_all(Trackio(), path))[1:] == [Row(0, {"a": 1}, 1.7e9)]
         writer.commit()
         assert len(list(read_all(Trackio(), path))) == 3
 
@@ -107,7 +140,7 @@ def test_damaged(path):
     *items, bad = read_all(Trackio(), path)
     assert isinstance(bad, Bad)
     rows = items[1:]
-    assert rows == [Row(step, {"a": step}, 60.0) for step in range(len(rows))]
+    assert rows == [Row(step, {"a": step}, 1.7e9) for step in range(len(rows))]
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"SQLite format 3\0" + bytes(5000)])

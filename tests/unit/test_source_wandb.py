@@ -23,7 +23,7 @@ SUMMARY = {
     "table": {"_type": "table-file", "nrows": 3},
     "text": "x",
     "_step": 0,
-    "_timestamp": 0,
+    "_timestamp": 1.7e9,
     "_runtime": 7,
     "_wandb": {"runtime": 7},
 }
@@ -59,7 +59,7 @@ def read(tmp_path):
 def test_summary_is_one_row(read, indent):
     """The numbers of a summary are one row at its step, 0 included; media and W&B's own keys are none of them."""
     [row] = read(json.dumps(SUMMARY, indent=indent).encode())
-    assert row[0::2] == (0, 0.0)
+    assert row[0::2] == (0, 1.7e9)
     assert row.metrics.keys() == {"loss", "nested/a", "nested/deep/b"}
     assert row.metrics["nested/a"] == 1
     assert math.isnan(row.metrics["nested/deep/b"])
