@@ -17,6 +17,7 @@ from exporter.cli.doctor import doctor
 from exporter.cli.explain import explain
 from exporter.cli.generate import generate
 from exporter.cli.inspect import inspect
+from exporter.cli.run import run
 from exporter.cli.serve import serve
 from exporter.errors import MissingDependencyError, ServerError, TelemetryError
 
@@ -35,7 +36,7 @@ def cli() -> None:
     """Training telemetry on Prometheus: every step, alerts that say what to do, dashboards."""
 
 
-for command in (serve, demo, check, inspect, explain, doctor, generate):
+for command in (serve, run, demo, check, inspect, explain, doctor, generate):
     cli.add_command(command)
 
 
