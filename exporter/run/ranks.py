@@ -1,4 +1,4 @@
-"""Which process of a distributed run this is, from what torchrun, Slurm and friends set."""
+"""Which process of a distributed run this is, from what torchrun, Slurm, Open MPI and MPICH set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 __all__ = ["Rank", "detect_rank"]
 
-_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-_WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "SLURM_NTASKS")
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
+_WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 class Rank(NamedTuple):

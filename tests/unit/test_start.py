@@ -192,6 +192,8 @@ def test_a_folder_that_may_not_be_read_is_an_error(start, monkeypatch):
         ({}, (0, 1)),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8)),
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "LOCAL_RANK": "1"}, (5, 16)),
+        ({"OMPI_COMM_WORLD_RANK": "6", "OMPI_COMM_WORLD_SIZE": "8"}, (6, 8)),
+        ({"PMI_RANK": "7", "PMI_SIZE": "9", "LOCAL_RANK": "1"}, (7, 9)),
         ({"LOCAL_RANK": "2"}, (2, 1)),
         ({"RANK": "", "SLURM_PROCID": "4"}, (4, 1)),
         ({"RANK": "-1", "WORLD_SIZE": "many"}, (0, 1)),
