@@ -1,26 +1,29 @@
 """One foreign log, followed while it is written: each of its values is taken once, whatever becomes of the file.
 
 A log is appended to, cut, rotated away, replaced, or rewritten in place with a longer header. Whether what
-is there now is the history that was being read is told by the bytes at its ends, then by its first row.
+is there now is the history that was being read is told by the bytes at its ends; where they differ, by its rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
-from exporter.sources import Bad, Ended, Item, Meta, Row, Source
+from exporter.encoding import encode
+from exporter.sources import Bad, Ended, Item, Meta, Row, Source, read_all
 
-__all__ = ["FollowedLog", "Mark"]
+__all__ = ["FollowedLog", "Mark", "Taken"]
 
 _HEAD_BYTES = 512
 _TAIL_BYTES = 64
 _QUIET_SECONDS = 0.5
 _PATIENCE_SECONDS = 5.0
+_POINT_BITS = 5
 _OVER = object()
 
 
@@ -33,23 +36,57 @@ class _FileState(NamedTuple):
 _ABSENT = _FileState(0, 0, 0)
 
 
+class Taken(NamedTuple):
+    """The rows up to a place in a log."""
+
+    rows: int = 0
+    values: int = 0
+    """Metric values; a reader may split the rows of a TensorBoard file in another way the next time."""
+    digest: int = 0
+    """CRC-32 of the rows, whatever the order of their columns: a table may be rewritten with others."""
+
+    def after(self, row: Row) -> Taken:
+        """The place behind one more row."""
+        content = (row.step, row.time, sorted(row.metrics.items()))
+        try:
+            data = encode(content)
+        except TypeError:  # a name that is no proper text
+            data = ascii(content).encode()
+        return Taken(self.rows + 1, self.values + len(row.metrics), crc32(data, self.digest))
+
+
 class Mark(NamedTuple):
     """How far a log has been taken; kept on disk, so that a restart takes nothing twice."""
 
     inode: int = 0
     size: int = 0
     modified_ns: int = 0
+    """Of the file when all of it had been taken; 0 as long as not all has been."""
     ends: int = 0
     """CRC-32 of the first and last bytes of that size."""
-    values: int = 0
-    """Metric values taken."""
-    first_row: int = 0
-    """Digest of the first row."""
-    last_step: int = 0
+    taken: Taken = Taken()
+    points: tuple[Taken, ...] = ()
+    """Places on the way there, to find where a rewritten log begins to differ."""
     run: str = ""
     """Name of the run that the last row belongs to, where a log holds several."""
     bad: int = 0
     """Bad lines met."""
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Mark:
+        """A mark as JSON keeps it.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        *state, ends, taken, points, run, bad = fields
+        inode, size, modified_ns = map(int, state)
+        places = tuple(Taken(*map(int, point)) for point in points)
+        return cls(inode, size, modified_ns, int(ends), Taken(*map(int, taken)), places, str(run), int(bad))
+
+    def cut(self, taken: Taken) -> Mark:
+        """The mark at an earlier place."""
+        return self._replace(taken=taken, points=tuple(point for point in self.points if point.rows <= taken.rows))
 
 
 class FollowedLog:
@@ -59,12 +96,15 @@ class FollowedLog:
         self.path = path
         self.source = source
         self.mark = mark or Mark()
+        self._name = str(path)
         self._state = _FileState(*self.mark[:3])
         self._ends = self.mark.ends
         self._items: Iterator[Item | None] | None = None
         self._next: Item | None = None
-        self._is_drained = True
-        self._rotated: Path | None = None
+        self.is_drained = True
+        """Whether there is nothing to take before the next look."""
+        self._successor = 0
+        """While a file that was rotated away is read: the inode of the one that took its place."""
         self._unsettled: tuple[_FileState, float, float] | None = None
 
     @property
@@ -72,24 +112,29 @@ class FollowedLog:
         """When the log was last written, in seconds since 1970, as of the last look."""
         return self._state.modified_ns / 1e9
 
-    def look(self) -> None:
-        """See what has become of the file since the last look.
+    def look(self) -> bool:
+        """See what has become of the file; returns whether it is another one than at the last look.
 
         Raises:
             OSError: it cannot be read now.
         """
-        state = _file_state(self.path)
+        if not self.is_drained:  # what is left to read is as old as the last look
+            return True
+        state = _file_state(self._name)
         if state in (_ABSENT, self._state):
-            return
-        if state.inode != self._state.inode and self._state.inode:
-            self._rotated = _renamed(self.path, self._state.inode)
-        is_same = not self._rotated and self._is_continued(state)
-        if not is_same and not self._rotated and not self._has_settled(state):
-            return
-        if self._items is None or not is_same:
-            self._open(self._rotated or self.path, is_same=is_same or self._rotated is not None)
-        self._state, self._ends = state, _ends(self.path, state.size)
-        self._is_drained = False
+            return False
+        is_same, rotated = self._is_continued(state), None
+        if not is_same and self._state.inode not in (0, state.inode):
+            if not state.size:  # its writer may be writing still into the file that was renamed
+                return True
+            rotated = self._renamed()
+        if rotated:
+            self._items = None
+            self._go_on(rotated, _file_state(str(rotated)), is_same=True)
+            self._successor = state.inode
+        elif is_same or self._has_settled(state):
+            self._go_on(self.path, state, is_same=is_same)
+        return True
 
     def peek(self) -> Item | None:
         """The next item, or None where there is none for now.
@@ -97,13 +142,9 @@ class FollowedLog:
         Raises:
             OSError: the log cannot be read now.
         """
-        while self._next is None and not self._is_drained:
-            item = next(self._items, _OVER) if self._items else _OVER
-            if item is _OVER:
-                self._items = None
-            if isinstance(item, (Row, Meta, Bad, Ended)):
-                self._next = item
-            else:
+        while self._next is None and not self.is_drained:
+            self._next = self._read()
+            if self._next is None:
                 self._drain()
         return self._next
 
@@ -111,29 +152,61 @@ class FollowedLog:
         """Take the item that ``peek`` showed."""
         item, self._next, mark = self._next, None, self.mark
         if isinstance(item, Row) and item.metrics:
-            first = mark.first_row if mark.values else _digest(item)
-            values = mark.values + len(item.metrics)
-            self.mark = mark._replace(values=values, first_row=first, last_step=item.step)
+            taken = mark.taken.after(item)
+            points = (*mark.points, taken) if _is_point(taken.rows) else mark.points
+            self.mark = mark._replace(taken=taken, points=points)
         elif isinstance(item, Bad):
             self.mark = mark._replace(bad=mark.bad + 1)
         elif isinstance(item, Meta) and item.run:
             self.mark = mark._replace(run=item.run)
 
+    def rows(self) -> Iterator[Row]:
+        """All rows that can be read from the file now, taken or not."""
+        with contextlib.suppress(Exception):  # what is wrong with it, the items say
+            yield from (item for item in read_all(self.source, self.path) if isinstance(item, Row))
+
+    def _read(self) -> Item | None:
+        """The next item of the file; None where that was all for now."""
+        try:
+            item = next(self._items, _OVER) if self._items else _OVER
+        except OSError:
+            self._items, self._successor, self.is_drained = None, 0, True
+            self._state = self._state._replace(modified_ns=self._state.modified_ns - 1)  # to be looked at again
+            raise
+        except Exception as error:  # noqa: BLE001 - one log that its reader cannot stand must not end the others
+            self._items = None
+            return Bad(0, f"{self.source.name} reader: {error!r}")
+        if item is _OVER:
+            self._items = None
+        return item if isinstance(item, (Row, Meta, Bad, Ended)) else None
+
     def _drain(self) -> None:
         """All is read for now: go on with the file that took the place of a rotated one, or rest."""
-        if self._rotated:
-            self._rotated = None
-            self._start_over()
+        if not self._successor:
+            self.is_drained = True
+            self.mark = self.mark._replace(**self._state._asdict(), ends=self._ends)
             return
-        self._is_drained = True
-        self.mark = self.mark._replace(**self._state._asdict(), ends=self._ends)
+        self.mark = Mark(self._successor)
+        self._items, self._successor = None, 0
+        self._state, self._ends = _FileState(*self.mark[:3]), 0
+        self.is_drained = True
+        self.look()
 
     def _is_continued(self, state: _FileState) -> bool:
-        """Whether the bytes that were there at the last look are there still."""
+        """Whether the bytes that were there at the last look are there still; in a copy, where it took its place."""
         before = self._state
-        if before.inode != state.inode or state.size < before.size:
+        if state.size < before.size or (before.inode != state.inode and not self.mark.taken.values):
             return False
         return _ends(self.path, before.size) == self._ends
+
+    def _renamed(self) -> Path | None:
+        """Where in its folder the file is now that was there at the last look; its inode may have a new owner."""
+        with contextlib.suppress(OSError), os.scandir(self.path.parent) as entries:
+            for entry in entries:
+                if entry.inode() == self._state.inode and entry.stat().st_size >= self._state.size:
+                    path = Path(entry.path)
+                    return path if _ends(path, self._state.size) == self._ends else None
+        return None
 
     def _has_settled(self, state: _FileState) -> bool:
         """A file that is being rewritten is not read before it has been quiet for a moment, or for too long."""
@@ -141,56 +214,63 @@ class FollowedLog:
         seen, since, begun = self._unsettled or (_ABSENT, now, now)
         since = since if seen == state else now
         settled = now - since >= _QUIET_SECONDS or now - begun >= _PATIENCE_SECONDS
-        self._unsettled = None if settled or not self.mark.values else (state, since, begun)
+        self._unsettled = None if settled or not self.mark.taken.values else (state, since, begun)
         return self._unsettled is None
 
-    def _open(self, path: Path, *, is_same: bool) -> None:
-        """Read from the top, past what has been taken; where it is another history, all of it is new."""
-        self._next = None
-        if not self.mark.values:
-            self._items = self.source.read(path)
-        elif not self._skip(path, is_same=is_same):
-            self._start_over()
+    def _go_on(self, path: Path, state: _FileState, *, is_same: bool) -> None:
+        """Read what is new in the file; where it is another history, all of it is."""
+        ends = _ends(path, state.size)
+        if self._items is None or not is_same or state.inode != self._state.inode:
+            self._items = None
+            mark = self.mark if is_same or not self.mark.taken.values else self._shared()
+            self.mark = mark._replace(inode=state.inode, size=state.size, modified_ns=0, ends=ends)
+            self._open(path)
+        self._state, self._ends, self.is_drained = state, ends, False
 
-    def _start_over(self) -> None:
-        self._items, self._next = self.source.read(self.path), None
-        self.mark = self.mark._replace(values=0)
+    def _open(self, path: Path) -> None:
+        """Read a file from behind what has been taken of it."""
+        self._items, self._next = self.source.read(path), None
+        bad, left = 0, self.mark.taken.values
+        while left > 0 and (item := self._read()) is not None:
+            bad += isinstance(item, Bad)
+            if isinstance(item, Row):
+                left -= len(item.metrics)
+                if left < 0:
+                    self._next = item._replace(metrics=dict(list(item.metrics.items())[left:]))
+        self.mark = self.mark._replace(bad=bad)
 
-    def _skip(self, path: Path, *, is_same: bool) -> bool:
-        """Pass what has been taken; False where it is not there."""
-        self._items = self.source.read(path)
-        left, is_first = self.mark.values, True
-        for item in self._items:
-            if item is None:
-                break
+    def _shared(self) -> Mark:
+        """The mark at the last place up to which the file holds what has been taken."""
+        points = {point.rows: point for point in (*self.mark.points, self.mark.taken)}
+        here = shared = Taken()
+        self._items = self.source.read(self.path)
+        while here.rows < self.mark.taken.rows and (item := self._read()) is not None:
             if not isinstance(item, Row) or not item.metrics:
                 continue
-            if is_first and not is_same and _digest(item) != self.mark.first_row:
-                return False
-            is_first = False
-            left -= len(item.metrics)
-            if left <= 0:
-                rest = list(item.metrics.items())[len(item.metrics) + left :]
-                self._next = item._replace(metrics=dict(rest)) if rest else None
-                return is_same or item.step == self.mark.last_step
-        # The log was cut: what is left of it is known already.
-        self.mark = self.mark._replace(values=self.mark.values - left)
-        return True
+            here = here.after(item)
+            if points.get(here.rows, here) != here:
+                return self.mark.cut(shared)
+            shared = here if here.rows in points else shared
+        # What is left of a log that was cut is known; a whole document may just be an older one, with less in it.
+        return self.mark.cut(here) if self._items else self.mark
 
 
-def _file_state(path: Path) -> _FileState:
+def _is_point(rows: int) -> bool:
+    """Each of the first rows, then ever fewer: some for each doubling."""
+    return not rows & ((1 << max(rows.bit_length() - _POINT_BITS, 0)) - 1)
+
+
+def _file_state(path: str) -> _FileState:
     """What tells a change; a database's new rows lie in the write-ahead log beside it."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return _ABSENT
     size, modified = status.st_size, status.st_mtime_ns
-    if path.suffix == ".db":
-        try:
-            wal = path.with_name(path.name + "-wal").stat()
+    if path.endswith(".db"):
+        with contextlib.suppress(OSError):
+            wal = os.stat(f"{path}-wal")
             size, modified = size + wal.st_size, max(modified, wal.st_mtime_ns)
-        except OSError:
-            pass
     return _FileState(status.st_ino, size, modified)
 
 
@@ -199,18 +279,4 @@ def _ends(path: Path, size: int) -> int:
     with path.open("rb") as file:
         head = file.read(min(_HEAD_BYTES, size))
         file.seek(max(size - _TAIL_BYTES, 0))
-        return zlib.crc32(file.read(min(_TAIL_BYTES, size)), zlib.crc32(head))
-
-
-def _renamed(path: Path, inode: int) -> Path | None:
-    """Where in its folder a file that was at ``path`` is now."""
-    try:
-        with os.scandir(path.parent) as entries:
-            return next((Path(entry.path) for entry in entries if entry.inode() == inode), None)
-    except OSError:
-        return None
-
-
-def _digest(row: Row) -> int:
-    """The same for a row whose columns come in another order, as they do after Stable-Baselines3 rewrote its table."""
-    return zlib.crc32(repr((row.step, sorted(row.metrics.items()))).encode())
+        return crc32(file.read(min(_TAIL_BYTES, size)), crc32(head))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from exporter.catalog import Namer, default_catalog
 from exporter.errors import ConfigError
 from exporter.importer.imported_run import ImportedRun
-from exporter.importer.logs import LogFinder, Place, lone_log, preferred, runs_of
+from exporter.importer.logs import LogFinder, Place, lone_log, runs_of
 from exporter.journal import is_journal
 from exporter.records import RunStart
 from exporter.sources import Source, find_source
@@ -29,6 +28,7 @@ __all__ = ["ImportOptions", "Importer", "journals_of"]
 FOLLOW_SECONDS = 7 * 86400.0
 """A log that was last written longer ago is not followed; ``backfill`` is for those."""
 
+_ACTIVE_SECONDS = 30.0
 _MOST_SAID = 1000
 
 
@@ -57,8 +57,9 @@ class Importer:
         self._finder = LogFinder(paths, self._namer, options.source, options.run_id)
         self._runs: dict[Place, ImportedRun] = {}
         self._journals: list[Path] = []
-        self._lock_file: BinaryIO | None = None
+        self._lock_fd: int | None = None
         self._skips_history = options.from_now
+        self._active_since = 0.0
         self._said: set[str] = set()
         self.is_behind = False
         """Whether the last take ran out of time before it had read everything."""
@@ -70,68 +71,82 @@ class Importer:
 
     def find(self) -> None:
         """Look for new logs."""
+        if self._lock_fd is None:
+            self._runs.clear()  # who writes may have taken more since
+            self._lock_fd = self._lock()
         oldest = time.time() - FOLLOW_SECONDS
         self._journals, logs = self._finder.find(oldest)
+        self._say(self._finder.trouble)
         runs = runs_of(logs)
         self._runs = {place: run for place, run in self._runs.items() if place in runs or run.modified > oldest}
         for place, found in runs.items():
-            run = self._runs.get(place)
-            if run is None:
-                start = RunStart(0.0, place.run_id, self._options.user_id, tags=self._options.tags, rank=place.rank)
-                run = self._runs[place] = ImportedRun(self._folder, start, self._namer)
-                run.skips_history = self._skips_history
-            run.follow(preferred(found, run.form))
+            if place not in self._runs:
+                self._runs[place] = self._run(place, skips_history=self._skips_history)
+            self._runs[place].follow(found)
         self._skips_history = False
+        self._active_since = 0.0
 
     def take(self, seconds: float) -> None:
-        """Take over what is new in the logs that were found, for about so many seconds at most."""
-        deadline = time.monotonic() + seconds
+        """Take over what is new in the logs that were found, for about so many seconds at most.
+
+        Logs that have not changed for a while are only looked at once after they were found.
+        """
+        now = time.monotonic()
         self.is_behind = False
-        if self._runs and self._is_writer():
-            for place in list(self._runs):
-                self._take_run(place, deadline)
+        since, self._active_since = self._active_since, now - _ACTIVE_SECONDS
+        if self._lock_fd is None:
+            return
+        for place, run in list(self._runs.items()):
+            if run.changed >= since:
+                self._take_run(place, now + seconds)
 
     def journals(self) -> list[Path]:
         """Every journal: native ones, and those of imported runs."""
         return self._journals + [path for run in self._runs.values() for path in run.journals()]
 
+    def close(self) -> None:
+        """Let another process go on."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _run(self, place: Place, *, skips_history: bool) -> ImportedRun:
+        start = RunStart(0.0, place.run_id, self._options.user_id, tags=self._options.tags, rank=place.rank)
+        return ImportedRun(self._folder, start, self._namer, skips_history=skips_history)
+
     def _take_run(self, place: Place, deadline: float) -> None:
         run = self._runs[place]
         try:
             is_done = run.take(deadline)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one run, the others go on
             self._say(f"cannot import {place.run_id}: {error}; trying again")
-            self._runs.pop(place)  # found again, it goes on from what is on disk
+            # When its logs are found again, it goes on from what is on disk.
+            self._runs[place] = self._run(place, skips_history=run.skips_history)
             return
         self.is_behind |= not is_done
-        if run.trouble:
-            self._say(run.trouble)
+        self._say(run.trouble)
 
-    def _is_writer(self) -> bool:
-        """Whether this process is the one that writes into the folder; another takes over when it ends."""
-        if self._lock_file is None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                file = (self._folder / ".lock").open("ab")
-            except OSError as error:
-                self._say(f"cannot write {self._folder}: {error.strerror}; logs below it are not imported")
-                return False
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(file)
-                try:
-                    if fcntl is not None:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return False
-                except OSError:
-                    pass  # a file system without locks
-                stack.pop_all()
-            self._lock_file = file
-        return True
+    def _lock(self) -> int | None:
+        """Become the one that writes into the folder; another takes over when this process ends."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            self._say(f"cannot write {self._folder}: {error.strerror}; foreign logs are not imported")
+            return None
+        try:
+            if fcntl is not None:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except OSError:
+            pass  # a file system without locks
+        return fd
 
     def _say(self, message: str) -> None:
         """One line per kind of trouble."""
-        if message not in self._said and len(self._said) < _MOST_SAID:
+        if message and message not in self._said and len(self._said) < _MOST_SAID:
             self._said.add(message)
             print(f"telemetry: {message}", file=sys.stderr)
 
@@ -149,7 +164,7 @@ def journals_of(path: Path, folder: Path, source: Source | None = None) -> list[
     if source is None:
         raise ConfigError(f"{path} is no training log of a known format; --format overrides the detection")
     log = lone_log(path, source)
-    run = ImportedRun(folder, RunStart(0.0, log.run_id, rank=log.rank), Namer(default_catalog()))
+    run = ImportedRun(folder, RunStart(0.0, log.place.run_id, rank=log.place.rank), Namer(default_catalog()))
     run.follow([log])
     while not run.take(math.inf):
         pass

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +18,16 @@ from exporter.catalog import Namer
 from exporter.journal import is_journal
 from exporter.sources import Row, Source, find_source, read_all
 
-__all__ = ["WHOLE_HISTORY", "FoundLog", "LogFinder", "Place", "as_run_id", "lone_log", "preferred", "runs_of"]
+__all__ = [
+    "WHOLE_HISTORY",
+    "FoundLog",
+    "LogFinder",
+    "Place",
+    "as_run_id",
+    "lone_log",
+    "preferred",
+    "runs_of",
+]
 
 _PREFERENCE = ("jsonl", "csv", "trackio", "tensorboard", "trainer_state", "console", "wandb")
 """Of the formats in which a trainer writes one run, the one that is read: exact and complete ones first."""
@@ -45,6 +57,7 @@ _DEEPEST = 8
 _MOST_FILES = 100_000
 _ROWS_LOOKED_AT = 20
 _UNDECIDED_BYTES = 64 * 1024
+_NAME = attrgetter("name")
 
 
 class Place(NamedTuple):
@@ -59,15 +72,34 @@ class FoundLog(NamedTuple):
 
     path: Path
     source: Source
-    run_id: str
-    rank: int
+    place: Place
+    home: str
+    """The folder that was looked through."""
+    key: str
+    """What it is known by: the path before it was compressed; a file with the whole history replaces another one."""
 
 
 class _Verdict(NamedTuple):
+    """What a file of this inode and size is; a log is one however much it grows."""
+
     inode: int
     size: int
-    source: Source | None
-    is_journal: bool
+    run_id: str = ""
+    journal: Path | None = None
+    log: FoundLog | None = None
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is a log of any kind."""
+        return self.log is not None or self.journal is not None
+
+    def holds(self, status: os.stat_result) -> bool:
+        """Whether there is no need to look into the file again."""
+        is_settled = self.log is not None or self.size >= _UNDECIDED_BYTES
+        return self.inode == status.st_ino and (is_settled or self.size == status.st_size)
+
+
+_UNSEEN = _Verdict(0, 0)
 
 
 class LogFinder:
@@ -75,6 +107,8 @@ class LogFinder:
 
     def __init__(self, paths: Iterable[Path], namer: Namer, source: Source | None = None, run_id: str = "") -> None:
         """``source`` and ``run_id`` are taken for every log, instead of what content and path say."""
+        self.trouble = ""
+        """Why a log was left out, in one line."""
         self._paths = list(paths)
         self._namer = namer
         self._source = source
@@ -83,91 +117,124 @@ class LogFinder:
 
     def find(self, changed_since: float) -> tuple[list[Path], list[FoundLog]]:
         """Journals, and other logs that were written after a time; a file that was named is taken whatever its age."""
-        journals, logs = [], []
+        journals: list[_Verdict] = []
+        logs: list[_Verdict] = []
+        verdicts: dict[str, _Verdict] = {}
         for root in self._paths:
-            for entry, is_named in _files(root):
-                try:
-                    status = entry.stat()
-                except OSError:
+            is_folder = os.path.isdir(root)
+            for path, status in _files(root) if is_folder else _file(root):
+                if verdicts.get(path, _UNSEEN).is_log:
                     continue
-                verdict = self._judge(Path(entry), status, is_named=is_named)
-                if verdict.is_journal:
-                    journals.append(Path(entry))
-                elif verdict.source and (is_named or status.st_mtime > changed_since):
-                    logs.append(self._found(root, Path(entry), verdict.source))
-        journals = [path for path in journals if path.suffix != ".gz" or path.with_suffix("") not in journals]
-        taken = {journal.parent for journal in journals}
-        return journals, [log for log in logs if log.path.parent not in taken]
+                verdict = self._verdicts.get(path, _UNSEEN)
+                if not verdict.holds(status):
+                    verdict = self._judge(root, Path(path), status, is_named=not is_folder)
+                verdicts[path] = verdict
+                if verdict.journal:
+                    journals.append(verdict)
+                elif verdict.log and (status.st_mtime > changed_since or not is_folder):
+                    logs.append(verdict)
+        self._verdicts = verdicts
+        return self._journals(journals), self._logs(logs, journals)
 
-    def _judge(self, path: Path, status: os.stat_result, *, is_named: bool) -> _Verdict:
-        """What a file is: settled once it is a log or long enough to tell."""
-        known = self._verdicts.get(str(path))
-        if known and known.inode == status.st_ino:
-            settled = known.source or known.is_journal or known.size >= _UNDECIDED_BYTES
-            if settled or known.size == status.st_size:
-                return known
-        verdict = _Verdict(status.st_ino, status.st_size, None, is_journal=False)
+    def _journals(self, found: list[_Verdict]) -> list[Path]:
+        """Without those that were compressed and are there still."""
+        paths = {verdict.journal: None for verdict in found if verdict.journal}
+        return [path for path in paths if path.suffix != ".gz" or path.with_suffix("") not in paths]
+
+    def _logs(self, found: list[_Verdict], journals: list[_Verdict]) -> list[FoundLog]:
+        """Without those of runs that have a journal, and those of another run that would be called the same."""
+        native = {verdict.run_id for verdict in journals}
+        folders = {verdict.journal.parent for verdict in journals if verdict.journal}
+        homes: dict[Place, str] = {}
+        logs = []
+        for run_id, log in ((verdict.run_id, verdict.log) for verdict in found):
+            if log is None or run_id in native or (folders and log.path.parent in folders):
+                continue
+            home = homes.setdefault(log.place, log.home)
+            if home == log.home or self._run_id:
+                logs.append(log)
+            else:
+                self.trouble = (
+                    f"{log.path} is not imported: {home} has a run {run_id!r} already; "
+                    "serve the folder above both, so that they are told apart"
+                )
+        return logs
+
+    def _judge(self, root: Path, path: Path, status: os.stat_result, *, is_named: bool) -> _Verdict:
+        """What a file is."""
+        verdict = _Verdict(status.st_ino, status.st_size)
         try:
+            run_id, rank = _identity(root, path)
             if self._source is None and is_journal(path):
-                verdict = verdict._replace(is_journal=True)
-            elif status.st_size:
-                verdict = verdict._replace(source=self._source or self._recognise(path, is_named=is_named))
-        except OSError:
-            pass
-        self._verdicts[str(path)] = verdict
-        return verdict
+                return verdict._replace(run_id=run_id, journal=path)
+            source = self._recognise(path, is_named=is_named) if status.st_size else None
+        except Exception:  # noqa: BLE001 - whatever it is that a reader stumbles over, it is no log of ours
+            return verdict
+        if source is None:
+            return verdict
+        home = str(root.parent if is_named else root)
+        log = FoundLog(path, source, Place(self._run_id or run_id, rank), home, _key(path, source))
+        return verdict._replace(run_id=run_id, log=log)
 
     def _recognise(self, path: Path, *, is_named: bool) -> Source | None:
+        if is_named and self._source:
+            return self._source
         source = find_source(path)
-        if source is None or is_named or source.name not in ("jsonl", "csv") or _RUN_NAMES.fullmatch(_plain(path)):
+        if source is None or self._source:
+            return source and self._source
+        if is_named or source.name not in ("jsonl", "csv") or _RUN_NAMES.fullmatch(_plain(path)):
             return source
         # A folder may hold tables of anything: a log has a metric that the catalog knows.
         rows = (item for item in read_all(source, path) if isinstance(item, Row))
         keys = {key for row in islice(rows, _ROWS_LOOKED_AT) for key in row.metrics}
         return source if any(self._namer.resolve(key).metric for key in keys) else None
 
-    def _found(self, root: Path, path: Path, source: Source) -> FoundLog:
-        run_id, rank = _identity(root, path)
-        return FoundLog(path, source, self._run_id or run_id, rank)
-
 
 def runs_of(logs: Iterable[FoundLog]) -> Mapping[Place, list[FoundLog]]:
     """The logs of each run and rank."""
     runs: dict[Place, list[FoundLog]] = {}
     for log in logs:
-        runs.setdefault(Place(log.run_id, log.rank), []).append(log)
+        runs.setdefault(log.place, []).append(log)
     return runs
 
 
 def preferred(logs: Sequence[FoundLog], form: str = "") -> list[FoundLog]:
     """Of the logs of one run those to read: of one format, ``form`` where there is any, in the order of their names."""
+    if len(logs) == 1:
+        return list(logs)
     order = {name: number for number, name in enumerate(_PREFERENCE)}
     names = {log.source.name for log in logs}
     best = form if form in names else min(names, key=lambda name: order.get(name, len(order)))
     chosen = sorted((log for log in logs if log.source.name == best), key=lambda log: log.path.name)
+    plain = {log.key for log in chosen if log.path.suffix != ".gz"}
+    chosen = [log for log in chosen if log.path.suffix != ".gz" or log.key not in plain]
     if best == WHOLE_HISTORY:
-        chosen = [max(chosen, key=lambda log: log.path.stat().st_mtime)]
+        chosen = [max(chosen, key=lambda log: _modified(log.path))]
     return chosen + [log for log in logs if _plain(log.path) == _SETTINGS_NAME and log not in chosen]
 
 
 def lone_log(path: Path, source: Source) -> FoundLog:
     """A log by itself."""
-    run_id, rank = _identity(path, path)
-    return FoundLog(path, source, run_id, rank)
+    return FoundLog(path, source, Place(*_identity(path, path)), str(path.parent), _key(path, source))
 
 
-def _files(root: Path) -> Iterator[tuple[os.DirEntry[str] | Path, bool]]:
-    """Files below a path that may be logs, and whether they were named themselves."""
-    if not root.is_dir():
-        yield root, True
-        return
-    yield from islice(((entry, False) for entry in _walk(root, _DEEPEST)), _MOST_FILES)
+def _file(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """A file that was named, if it is there."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            yield str(path), status
 
 
-def _walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
+def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder that may be logs."""
+    return islice(_walk(str(root), _DEEPEST), _MOST_FILES)
+
+
+def _walk(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
     try:
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=_NAME)
     except OSError:
         return
     for entry in entries:
@@ -177,7 +244,10 @@ def _walk(folder: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
             if depth:
                 yield from _walk(entry.path, depth - 1)
         elif _may_be_log(entry.name):
-            yield entry
+            with contextlib.suppress(OSError):
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its writer
+                    yield entry.path, status
 
 
 @lru_cache(maxsize=_MOST_FILES)
@@ -190,13 +260,26 @@ def _plain(path: Path) -> str:
     return path.name.removesuffix(".gz")
 
 
+def _key(path: Path, source: Source) -> str:
+    return source.name if source.name == WHOLE_HISTORY else str(path).removesuffix(".gz")
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _identity(root: Path, path: Path) -> tuple[str, int]:
     """The run's id, from the folders below the root and where it says something the file's name; and the rank."""
     folders = "".join(f"{part}/" for part in path.relative_to(root).parts[:-1]) if root != path else ""
-    name = os.path.splitext(_plain(path))[0]
-    parts = [*_FOLDERS_IN_A_RUN.sub("", folders).split("/"), "" if _RUN_NAMES.fullmatch(_plain(path)) else name]
-    kept = list(filter(None, (_RANK.sub("", part) for part in parts)))
+    name, ending = os.path.splitext(_plain(path))
     ranks = [found[1] for part in (folders, name) for found in _RANK.finditer(part)]
+    name = _RANK.sub("", name)
+    says_nothing = not name or _RUN_NAMES.fullmatch(name + ending)
+    parts = [_RANK.sub("", part) for part in _FOLDERS_IN_A_RUN.sub("", folders).split("/")]
+    kept = [part for part in (*parts, "" if says_nothing else name) if part]
     home = root if root != path else root.parent
     return as_run_id("-".join(kept or [home.resolve().name])), int(ranks[-1]) if ranks else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -40,11 +41,6 @@ class JournalOutput:
         if path.exists() and path.stat().st_size != size:
             os.truncate(path, size)
 
-    @property
-    def waiting(self) -> int:
-        """Lines that wait to be written."""
-        return len(self._lines)
-
     def add_row(self, row: Row, time: float) -> None:
         """Add a row that was logged at a time."""
         self._replay()
@@ -74,6 +70,8 @@ class JournalOutput:
         if not data:
             return
         with self.path.open("ab") as file:
+            if file.tell() != self.size:
+                raise OSError(errno.ESTALE, "somebody else has changed it", str(self.path))
             file.write(data)
         self.size += len(data)
 

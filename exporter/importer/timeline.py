@@ -1,18 +1,19 @@
 """When the rows of a foreign log were, and which attempt of the run they belong to.
 
 A row's time is its own where the log has one; else the log's clock of elapsed seconds, set by the time at
-which the file was last written; else that time itself. What is read late, all at once, gets the last of these
-times with a millisecond between two rows.
+which the file was last written; else that time itself. Of what is read late, all at once, the last row gets that
+time, with a millisecond between two rows; between rows whose times are known a row gets the time before it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exporter.encoding import clean, encode_line, is_finite_sum, number_token
 from exporter.records import Record, RunEnd, RunStart, Step
-from exporter.sources import Item, Row
+from exporter.sources import Row
 
 __all__ = ["ELAPSED_KEYS", "LogClock", "Timeline"]
 
@@ -25,34 +26,55 @@ _MILLISECOND = 0.001
 class LogClock:
     """Tells the times of rows that have none."""
 
-    def __init__(self) -> None:
-        self._started: float | None = None
-        self._elapsed = 0.0
-        self._rows_behind = 0
-
-    def set(self, items: Iterable[Item], taken: int, modified: float) -> None:
-        """Set the clock by everything that a log holds; with its first row so many values are taken."""
-        elapsed, rows = None, 0
-        for item in items:
-            if isinstance(item, Row):
-                taken -= len(item.metrics)
-                rows += taken < 0
-                elapsed = _elapsed(item)
-        self._rows_behind = rows
-        if elapsed is not None:
-            self._started = modified - elapsed
+    def __init__(self, rows: Iterable[Row], taken: int, modified: float) -> None:
+        """Set the clock by everything that a log holds; with the first row asked for so many values are taken."""
+        self._rows_behind = self._restarts_behind = 0
+        self._own = self._elapsed = self._started = last = None
+        later = 0.0
+        for row in rows:
+            taken -= len(row.metrics)
+            is_behind = taken < 0
+            self._rows_behind += is_behind
+            if row.time is not None and (self._own is None or not is_behind):
+                self._own = row.time
+            elapsed = _elapsed(row)
+            if elapsed is None:
+                continue
+            if is_behind and last is not None and elapsed < last:
+                self._restarts_behind += 1
+                later += last
+            if self._elapsed is None or not is_behind:
+                self._elapsed = elapsed
+            last = elapsed
+        if last is not None:
+            self._started = modified - later - last
 
     def time_of(self, row: Row, modified: float) -> float:
-        """Seconds since 1970, as exactly as the log lets know."""
+        """Seconds since 1970, as exactly as the log lets know: for each of its rows from the first one on, in turn."""
+        behind, self._rows_behind = self._rows_behind, max(self._rows_behind - 1, 0)
+        if row.time is not None:
+            self._own = row.time
+            return row.time
         elapsed = _elapsed(row)
-        if elapsed is None:
-            time = modified - self._rows_behind * _MILLISECOND
-            self._rows_behind = max(self._rows_behind - 1, 0)
-            return time
-        if self._started is None or elapsed < self._elapsed:  # a resumed trainer counts from 0 again
+        if elapsed is not None:
+            return _past(self._start_of(elapsed, modified) + elapsed, modified)
+        if behind and self._started is not None and self._elapsed is not None:
+            return _past(self._started + self._elapsed, modified)
+        if behind and self._own is not None:
+            return _past(self._own, modified)
+        return modified - behind * _MILLISECOND
+
+    def _start_of(self, elapsed: float, modified: float) -> float:
+        """When a count of seconds began: a trainer that is resumed begins another one."""
+        if self._started is None or self._elapsed is None:
+            self._started = modified - elapsed
+        elif elapsed < self._elapsed and self._restarts_behind:
+            self._restarts_behind -= 1
+            self._started += self._elapsed
+        elif elapsed < self._elapsed:
             self._started = modified - elapsed
         self._elapsed = elapsed
-        return min(self._started + elapsed, modified)
+        return self._started
 
 
 class Timeline:
@@ -64,7 +86,7 @@ class Timeline:
         self._steps: dict[str, int] = {}
         self._epoch: float | None = None
         self._top = -1
-        self._has_ended = False
+        self._end = b""
         self.attempt = 0
         self.epoch_offset = 0
         """Steps of the epochs before the present one, where a trainer counts those of each epoch from the start."""
@@ -76,12 +98,12 @@ class Timeline:
 
     def replay(self, record: Record, attempt: int) -> None:
         """Take in what an earlier process wrote."""
-        self.attempt = attempt
+        if attempt != self.attempt:
+            self._begin_attempt(attempt)
         if isinstance(record, RunStart):
             self._start = record
-            self._has_ended = False
         elif isinstance(record, RunEnd):
-            self._has_ended = True
+            self._end = _end_line(record.status, record.time)
         elif isinstance(record, Step):
             self._note(record.step, record.metrics, record.epoch)
 
@@ -92,7 +114,7 @@ class Timeline:
         if merged == known.config and framework in ("", known.framework):
             return b""
         self._start = known._replace(config=merged, framework=framework or known.framework)
-        return self._start_line(time) if self.attempt else b""
+        return self._start_line(time) + self._end if self.attempt else b""
 
     def row(self, row: Row, time: float) -> bytes:
         """The lines for a row: a start before it where it is the first one or goes back."""
@@ -100,24 +122,28 @@ class Timeline:
         if self._is_new_epoch(row):
             self.epoch_offset = self._top + 1
         step = row.step + self.epoch_offset
-        if not self.attempt or self._has_ended or self._goes_back(step, row.metrics):
+        if not self.attempt or self._end or self._goes_back(step, row.metrics):
             lines, step = self._begin(time), row.step
         self._note(step, row.metrics, row.epoch)
         return lines + _step_line(time, step, row)
 
     def end(self, status: str, time: float) -> bytes:
         """The line that ends the run, once."""
-        if self._has_ended or not self.attempt:
+        if self._end or not self.attempt:
             return b""
-        self._has_ended = True
-        return encode_line({"_type": "run_end", "time": time, "status": status})
+        self._end = _end_line(status, time)
+        return self._end
 
     def _begin(self, time: float) -> bytes:
-        self.attempt += 1
-        self._has_ended = False
-        self._steps.clear()
-        self._epoch, self.epoch_offset, self._top = None, 0, -1
+        self._begin_attempt(self.attempt + 1)
+        self.epoch_offset = 0
         return self._start_line(time)
+
+    def _begin_attempt(self, attempt: int) -> None:
+        self.attempt = attempt
+        self._end = b""
+        self._steps.clear()
+        self._epoch, self._top = None, -1
 
     def _start_line(self, time: float) -> bytes:
         fields = self._start._asdict()
@@ -129,9 +155,9 @@ class Timeline:
         self._epoch = epoch if epoch is not None else self._epoch
 
     def _goes_back(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Whether every series of the row has been further: keys may count different things."""
-        steps = self._steps
-        return bool(metrics) and all(step < steps.get(key, step) for key in metrics)
+        """Whether every known series of the row has been further: keys may count different things."""
+        known = [self._steps[key] for key in metrics if key in self._steps]
+        return bool(known) and step < min(known)
 
     def _is_new_epoch(self, row: Row) -> bool:
         """Whether the step went back because the next epoch began."""
@@ -141,10 +167,17 @@ class Timeline:
 
 
 def _elapsed(row: Row) -> float | None:
-    for key in ELAPSED_KEYS:
-        if key in row.metrics:
-            return row.metrics[key]
-    return None
+    value = next((row.metrics[key] for key in ELAPSED_KEYS if key in row.metrics), None)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _past(time: float, modified: float) -> float:
+    """A time that a journal can hold, and not after the log was written."""
+    return max(min(time, modified), 0.0)
+
+
+def _end_line(status: str, time: float) -> bytes:
+    return encode_line({"_type": "run_end", "time": time, "status": status})
 
 
 def _step_line(time: float, step: int, row: Row) -> bytes:
@@ -152,4 +185,9 @@ def _step_line(time: float, step: int, row: Row) -> bytes:
     if not is_finite_sum(sum(metrics.values())):
         metrics = {key: number_token(float(value)) for key, value in metrics.items()}
     fields = {"_type": "step", "time": time, "step": step, "metrics": metrics}
-    return encode_line(fields if row.epoch is None else {**fields, "epoch": row.epoch}, float)
+    if row.epoch is not None:
+        fields["epoch"] = row.epoch
+    try:
+        return encode_line(fields, float)
+    except TypeError:  # a name that is no proper text
+        return encode_line(clean(fields))
