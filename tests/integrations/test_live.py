@@ -31,7 +31,7 @@ Points = dict[tuple[str, frozenset[tuple[str, str]]], dict[int, float]]
         ("sb3_ppo.py", 4096, "progress.json"),
         ("sb3_a2c.py", 3000, "progress.json"),
         ("hf_trainer.py", 40, "tensorboard/events.out.tfevents.*"),
-        ("lightning_fit.py", 30, "**/metrics.csv"),
+        ("lightning_fit.py", 30, "csv/**/metrics.csv"),
         ("keras_fit.py", 40, "training.csv"),
         ("cleanrl_style.py", 4000, "events.out.tfevents.*"),
     ],
@@ -39,8 +39,9 @@ Points = dict[tuple[str, frozenset[tuple[str, str]]], dict[int, float]]
 def test_every_value_of_a_live_log_is_shown_once(tmp_path: Path, script: str, steps: int, log: str) -> None:
     """What a scraper was given until the trainer ended is what the log holds, also when the sidecar is killed."""
     folder = tmp_path / "logs" / "run"
-    folder.mkdir(parents=True)
-    sidecar = Sidecar(folder.parent, tmp_path / "sidecar.log")
+    served = folder / log.split("/")[0] if "/" in log else folder  # of two loggers' folders the one that is meant
+    served.mkdir(parents=True)
+    sidecar = Sidecar(served, tmp_path / "sidecar.log")
     points: Points = defaultdict(dict)
     command = [sys.executable, str(TRAINERS / script), str(folder), str(steps)]
     with running(sidecar), subprocess.Popen(command, stdout=subprocess.DEVNULL) as trainer:
