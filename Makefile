@@ -18,7 +18,7 @@ $(VENV)/demo: pyproject.toml
 	touch $@
 
 $(VENV)/dev: pyproject.toml | $(VENV)/demo
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,generate,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,generate,parquet,remote-write,dev]'
 	touch $@
 
 check: $(VENV)/dev
@@ -49,6 +49,8 @@ benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_spine.py
 	$(BIN)/python tests/benchmarks/bench_gpu.py
 	$(BIN)/python tests/benchmarks/bench_sources.py
+	$(BIN)/python tests/benchmarks/bench_backfill.py
+	$(BIN)/python tests/benchmarks/bench_following.py
 
 # Prometheus and Alertmanager from the distribution, where they are missing and may be installed.
 servers:

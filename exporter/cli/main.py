@@ -11,10 +11,12 @@ import sys
 import click
 
 from exporter._version import __version__
+from exporter.cli.backfill import backfill
 from exporter.cli.check import check
 from exporter.cli.demo import demo
 from exporter.cli.doctor import doctor
 from exporter.cli.explain import explain
+from exporter.cli.export import export
 from exporter.cli.generate import generate
 from exporter.cli.inspect import inspect
 from exporter.cli.run import run
@@ -36,7 +38,7 @@ def cli() -> None:
     """Training telemetry on Prometheus: every step, alerts that say what to do, dashboards."""
 
 
-for command in (serve, run, demo, check, inspect, explain, doctor, generate):
+for command in (serve, run, demo, check, inspect, export, backfill, explain, doctor, generate):
     cli.add_command(command)
 
 
