@@ -64,9 +64,8 @@ def serve(
     )
     host, port = parse_address(listen)
     if once:
-        with TemporaryDirectory() as state:
-            with closing(Runs(paths, port, options, Path(state))) as runs:
-                sys.stdout.buffer.write(runs.page())
+        with TemporaryDirectory() as state, closing(Runs(paths, port, options, Path(state))) as runs:
+            sys.stdout.buffer.write(runs.page())
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

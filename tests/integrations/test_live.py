@@ -39,7 +39,7 @@ Points = dict[tuple[str, frozenset[tuple[str, str]]], dict[int, float]]
 def test_every_value_of_a_live_log_is_shown_once(tmp_path: Path, script: str, steps: int, log: str) -> None:
     """What a scraper was given until the trainer ended is what the log holds, also when the sidecar is killed."""
     folder = tmp_path / "logs" / "run"
-    served = folder / log.split("/")[0] if "/" in log else folder  # of two loggers' folders the one that is meant
+    served = folder / log.rpartition("/")[0].partition("/")[0]  # of two loggers' folders the one that is meant
     served.mkdir(parents=True)
     sidecar = Sidecar(served, tmp_path / "sidecar.log")
     points: Points = defaultdict(dict)
