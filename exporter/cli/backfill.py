@@ -200,4 +200,7 @@ def _credentials(user: str, password_file: Path | None, token_file: Path | None)
 
 
 def _secret(path: Path | None) -> str:
-    return path.read_text("utf-8").strip() if path else ""
+    try:
+        return path.read_text("utf-8").rstrip("\r\n") if path else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8, as a password or token has to be") from error

@@ -113,7 +113,7 @@ class FollowedLog:
         return self._state.modified_ns / 1e9
 
     def look(self) -> bool:
-        """See what has become of the file; returns whether it is another one than at the last look.
+        """See what has become of the file; returns whether it has changed since all of it was taken.
 
         Raises:
             OSError: it cannot be read now.
@@ -220,10 +220,12 @@ class FollowedLog:
     def _go_on(self, path: Path, state: _FileState, *, is_same: bool) -> None:
         """Read what is new in the file; where it is another history, all of it is."""
         ends = _ends(path, state.size)
-        if self._items is None or not is_same or state.inode != self._state.inode:
+        if not is_same or state.inode != self._state.inode:
             self._items = None
-            mark = self.mark if is_same or not self.mark.taken.values else self._shared()
-            self.mark = mark._replace(inode=state.inode, size=state.size, modified_ns=0, ends=ends)
+        if not is_same and self.mark.taken.values:
+            self.mark, self._items = self._shared(), None
+        self.mark = self.mark._replace(inode=state.inode, size=state.size, modified_ns=0, ends=ends)
+        if self._items is None:
             self._open(path)
         self._state, self._ends, self.is_drained = state, ends, False
 

@@ -89,7 +89,7 @@ class Importer:
     def take(self, seconds: float) -> None:
         """Take over what is new in the logs that were found, for about so many seconds at most.
 
-        Logs that have not changed for a while are only looked at once after they were found.
+        Of those that have not changed for a while only the first call after ``find`` takes notice.
         """
         now = time.monotonic()
         self.is_behind = False
@@ -119,7 +119,7 @@ class Importer:
         try:
             is_done = run.take(deadline)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one run, the others go on
-            self._say(f"cannot import {place.run_id}: {error}; trying again")
+            self._say(f"cannot import {place.run_id}: {str(error) or repr(error)}; trying again")
             # When its logs are found again, it goes on from what is on disk.
             self._runs[place] = self._run(place, skips_history=run.skips_history)
             return

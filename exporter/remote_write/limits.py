@@ -126,15 +126,15 @@ def _seconds(duration: str) -> float:
 
 
 def _victoria_seconds(period: str) -> float:
-    """VictoriaMetrics takes a number without a unit as months."""
-    return _seconds(period) or float(period) * _MONTH_SECONDS
+    """VictoriaMetrics takes a number without a unit as months, which later versions call M."""
+    return _seconds(period) or float(period.removesuffix("M")) * _MONTH_SECONDS
 
 
 def _span(seconds: float) -> str:
     for unit, name in ((_DAY, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * unit:
-            return f"{seconds / unit:.4g} {name}"
-    return f"{seconds:.4g} s"
+            return f"{round(seconds / unit, 1):g} {name}"
+    return f"{round(seconds, 1):g} s"
 
 
 def _days(seconds: float) -> str:

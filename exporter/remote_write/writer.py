@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -67,16 +68,21 @@ class Prepared(NamedTuple):
 class RemoteWriter:
     """Writes to one server, one request at a time; the next one may be prepared by another thread meanwhile."""
 
-    def __init__(self, endpoint: Endpoint, sleep: Callable[[float], object] = time.sleep) -> None:
-        """``sleep`` waits for seconds between two attempts."""
+    def __init__(self, endpoint: Endpoint, sleep: Callable[[float], object] | None = None) -> None:
+        """``sleep`` waits for seconds between two attempts; by default ``stop`` ends the wait."""
         self._endpoint = endpoint
-        self._sleep = sleep
+        self._stopped = threading.Event()
+        self._sleep = sleep or self._stopped.wait
         self._protocol = _V2
 
     @property
     def version(self) -> str:
         """The protocol in use: 2.0 until a server turns out not to speak it."""
         return "2.0" if self._protocol is _V2 else "1.0"
+
+    def stop(self) -> None:
+        """Try a request that is failing once more at most; may be called from any thread."""
+        self._stopped.set()
 
     def write(self, series: Sequence[TimeSeries]) -> Written:
         """Send samples in one request, more where the server refuses some of them.
@@ -135,9 +141,10 @@ class RemoteWriter:
                     return reply
                 trouble = reply.complaint
                 pause = max(pause, _retry_after(reply))
-            if attempt < _MAX_ATTEMPTS:
-                self._sleep(min(pause, _LONGEST_PAUSE_SECONDS))
-        raise ServerError(f"gave up after {_MAX_ATTEMPTS} attempts: {trouble}")
+            if attempt == _MAX_ATTEMPTS or self._stopped.is_set():
+                break
+            self._sleep(min(pause, _LONGEST_PAUSE_SECONDS))
+        raise ServerError(f"gave up after {attempt} attempts: {trouble}")
 
 
 def _is_foreign(reply: Reply) -> bool:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -165,7 +166,8 @@ def finished_run(folder: Path, run_id: str = "r1", age: float = 40 * DAY, steps:
             journal.start(number * 3.0, **about)
         broken = {50: math.nan, 51: math.inf}.get(number)
         loss = broken if broken is not None else 1 / (number + 3)
-        journal.log(number, {"train/loss": loss, "train/approx_kl": number * 1e-5}, number * 3.0, epoch=number / 100)
+        metrics = {"train/loss": loss, "train/approx_kl": number * 1e-5, "train/entropy_loss": -number / 8}
+        journal.log(number, metrics, number * 3.0, epoch=number / 100)
         journal.other("timing", number * 3.0 + 0.5, name="forward_backward", seconds=number / 1000)
     return journal.end(steps * 3.0)
 
@@ -186,6 +188,8 @@ def assert_all_steps(stored: dict[Labels, Points], journal: Journal, *, has_nan:
         points = sorted(series_of(stored, name, run_id=journal.run_id, env="prod").items())
         assert [ms for ms, _ in points] == [ms for ms, _ in kept]
         assert same_points(points, kept) if has_nan else points == [(ms, pytest.approx(value)) for ms, value in kept]
+    # Stable-Baselines3 logs the negative entropy.
+    assert series_of(stored, "rl_entropy") == {ms: -step["metrics"]["train/entropy_loss"] for ms, step in steps}
     assert series_of(stored, "training_step") == {ms: step["step"] for ms, step in steps}
     assert series_of(stored, "training_epoch") == pytest.approx({ms: step["epoch"] for ms, step in steps})
 
@@ -288,15 +292,23 @@ def test_ranks_and_foreign_logs_go_in_together(tmp_path: Path, backfill: Backfil
 
 
 def test_a_log_without_times_gets_those_it_is_told(tmp_path: Path, backfill: Backfill) -> None:
-    """The steps of a log follow one another from --start on, --step-seconds apart, whatever their own times are."""
-    foreign = tmp_path / "progress.csv"
+    """The steps of logs follow one another from --start on, --step-seconds apart, whatever their own times are."""
+    foreign = tmp_path / "ppo-7" / "progress.csv"
+    foreign.parent.mkdir()
     foreign.write_text("step,loss,time\n" + "".join(f"{n * 10},{n / 8},{1e9 + n}\n" for n in range(5)))
+    journal = finished_run(tmp_path, "r1", steps=5)
     server = Prometheus(require("prometheus"), tmp_path / "server", window="10y")
     with running(server):
-        result = backfill(foreign, "--url", server.url, "--start", "2025-11-01T00:00:00Z", "--step-seconds", "2.5")
+        times = "--start", "2025-11-01T00:00:00Z", "--step-seconds", "2.5"
+        result = backfill(foreign, journal.path, "--url", server.url, *times)
         assert (result.code, result.err) == (0, "")
-        begin = 1_761_955_200_000
-        assert series_of(server.stored(tmp_path.name), "training_loss") == {begin + n * 2500: n / 8 for n in range(5)}
+        expected = [1_761_955_200_000 + number * 2500 for number in range(5)]
+        loss = series_of(server.stored("ppo-7"), "training_loss")
+        assert loss == {ms: number / 8 for number, ms in enumerate(expected)}
+        stored = server.stored("r1")
+        assert list(series_of(stored, "training_loss")) == expected
+        every = [ms for points in stored.values() for ms in points]
+        assert (min(every), max(every)) == (expected[0], expected[-1])
 
 
 # ------------------------------------------------------------------ what would not be kept
@@ -364,11 +376,15 @@ def test_a_run_in_the_future_is_never_sent(tmp_path: Path, backfill: Backfill) -
     with running(server):
         result = backfill(journal.path, "--url", server.url)
         assert (result.code, "--start" in result.err) == (3, True)
-        journal = Journal(tmp_path, "jump").start().step(0, loss=1.0).log(1, {"loss": 2.0}, 3 * DAY)
-        journal.other("event", 5.0, title="x" * 200_000)
-        result = backfill(journal.path, "--url", server.url)
-        assert (result.code, "in the future" in result.err) == (3, True)
-        put(server, "other", round(journal.begin * 1000))
+        jump = Journal(tmp_path, "jump").start().step(0, loss=1.0).log(1, {"loss": 2.0}, 3 * DAY)
+        jump.other("event", 5.0, title="x" * 200_000)
+        result = backfill(jump.path, "--url", server.url)
+        assert (result.code, "--start" in result.err, server.stored("jump")) == (3, True, {})
+        for _ in range(2000):
+            jump.other("timing", 6.0, name="forward_backward", seconds=0.25)
+        result = backfill(jump.path, "--url", server.url)
+        assert (result.code, "in the future" in result.err, server.stored("jump")) == (3, True, {})
+        put(server, "other", round(jump.begin * 1000))
 
 
 # ------------------------------------------------------------------ what is missing afterwards
@@ -432,16 +448,19 @@ def test_one_refused_series_is_named_and_the_others_are_stored(
 # ------------------------------------------------------------------ who may write
 
 
+Refuse = Callable[[BaseHTTPRequestHandler], tuple[int, bytes] | None]
+"""Status and body for a request that is not handed on."""
+
+
 @contextmanager
-def gateway(target: str, token: str, tenant: str) -> Iterator[str]:
-    """A gateway as before Mimir: it wants a token and a tenant, and hands requests on to a server."""
+def gateway(target: str, refuse: Refuse) -> Iterator[str]:
+    """A gateway before a server, as before Mimir."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, headers, text = 401, {}, b"no org id"
-            if (self.headers["Authorization"], self.headers["X-Scope-OrgID"]) == (f"Bearer {token}", tenant):
-                status, headers, text = self._forward(body)
+            refused = refuse(self)
+            status, headers, text = (refused[0], {}, refused[1]) if refused else self._forward(body)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -496,8 +515,13 @@ def test_a_tenant_and_a_token_go_with_every_request(tmp_path: Path, backfill: Ba
     journal = finished_run(tmp_path, age=DAY, steps=20)
     token = tmp_path / "token"
     token.write_text("t0ken\n")
+
+    def refuse(request: BaseHTTPRequestHandler) -> tuple[int, bytes] | None:
+        given = (request.headers["Authorization"], request.headers["X-Scope-OrgID"])
+        return None if given == ("Bearer t0ken", "team-a") else (401, b"no org id")
+
     server = Prometheus(require("prometheus"), tmp_path / "server")
-    with running(server), gateway(server.url, "t0ken", "team-a") as url:
+    with running(server), gateway(server.url, refuse) as url:
         for options in (("--token-file", token), ("--token-file", token, "--tenant", "team-b"), ("--tenant", "team-a")):
             result = backfill(journal.path, "--url", url, *options)
             assert (result.code, "401: no org id" in result.err) == (3, True), result
@@ -518,6 +542,28 @@ def test_a_server_that_is_none_is_exit_3(tmp_path: Path, backfill: Backfill, bin
         assert (result.code, "404" in result.err) == (3, True), result.err
 
 
+def test_ctrl_c_does_not_wait_for_a_server(tmp_path: Path) -> None:
+    """Whoever interrupts a backfill while it waits for a busy server gets exit 130 at once."""
+    journal = finished_run(tmp_path, age=DAY, steps=5)
+    asked = threading.Event()
+
+    def refuse(request: BaseHTTPRequestHandler) -> tuple[int, bytes] | None:
+        if request.command != "POST":
+            return None
+        asked.set()
+        return 503, b"busy"
+
+    server = Prometheus(require("prometheus"), tmp_path / "server")
+    with running(server), gateway(server.url, refuse) as url:
+        command = [sys.executable, "-m", "exporter", "backfill", str(journal.path), "--url", url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            assert asked.wait(30)
+            process.send_signal(signal.SIGINT)
+            begin = time.monotonic()
+            assert process.wait(60) == 130
+            assert time.monotonic() - begin < 15
+
+
 # ------------------------------------------------------------------ wrong usage
 
 
@@ -534,6 +580,7 @@ def test_a_server_that_is_none_is_exit_3(tmp_path: Path, backfill: Backfill, bin
         (("--url", "http://h", "--user", "alice"), "belong together"),
         (("--url", "http://h", "--user", "a", "--password-file", "f", "--token-file", "f"), "exclude each other"),
         (("--url", "http://h", "--token-file", "nowhere"), "nowhere"),
+        (("--url", "http://h", "--token-file", "binary"), "no text in UTF-8"),
     ],
 )
 def test_wrong_usage_is_exit_2(
@@ -542,6 +589,7 @@ def test_wrong_usage_is_exit_2(
     """Options that make no sense are an error before any request, with the rule."""
     monkeypatch.chdir(tmp_path)
     Path("f").write_text("x")
+    Path("binary").write_bytes(b"\xff\xfe")
     journal = Journal(tmp_path).start().step(0, loss=1.0)
     result = backfill(journal.path, *options)
     assert (result.code, says in result.err) == (2, True), result.err

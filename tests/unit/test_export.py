@@ -10,6 +10,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from itertools import groupby, pairwise
@@ -22,12 +23,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.analysis.export import FORMATS
+from exporter.analysis.export import FORMATS, objections, read_runs
 from exporter.cli import main
 from exporter.errors import ConfigError
 from exporter.exposition import Format
 from exporter.journal import START, read_chunk
 from exporter.records import Record, Unknown
+from exporter.remote_write import Limits
 from tests.support.journals import Journal, Scrape, judge, line, same_points
 
 Warnings = list[str]
@@ -189,14 +191,14 @@ def iso(ms: int) -> str:
 
 def test_csv_has_a_row_for_each_step(tmp_path: Path) -> None:
     """Time, step, epoch and attempt stand before the native keys in the order of their first appearance."""
-    journal = Journal(tmp_path).start().step(0, b=1.5, epoch=0.25).step(5, a=math.nan, b=2).step(6, a=-math.inf)
+    journal = Journal(tmp_path).start().step(0, b=1.5, epoch=0.25).step(5, a=math.nan, b=2).step(6, a=-math.inf, b=True)
     data, warnings = exported("csv", journal)
     first, second, third = (iso(ms) for ms, _ in journal.expected_steps())
     assert data.decode().splitlines() == [
         "time,step,epoch,attempt,b,a",
         f"{first},0,0.25,1,1.5,",
         f"{second},5,,1,2,NaN",
-        f"{third},6,,1,,-Infinity",
+        f"{third},6,,1,1,-Infinity",
     ]
     assert warnings == []
 
@@ -383,6 +385,7 @@ def test_a_growing_journal_does_not_change_its_past(tmp_path: Path) -> None:
 def test_keys_that_have_no_series_are_named(tmp_path: Path) -> None:
     """Two keys with one meaning collide: the second is left out, and that is said with both names."""
     journal = Journal(tmp_path).start().log(0, {"train/loss": 1.0, "train.loss": 2.0}).raw(b"{torn\n")
+    journal.start(1.0)
     data, warnings = exported("openmetrics", journal)
     assert judged(data).values("training_loss") == [1.0]
     assert len(warnings) == 2
@@ -400,6 +403,18 @@ def test_two_journals_of_one_run_are_refused(tmp_path: Path) -> None:
         exported("openmetrics", one, same)
     scrape = judged(exported("openmetrics", one, rank)[0])
     assert scrape.values("training_loss", rank="1") == [3.0]
+
+
+def test_a_run_is_behind_those_that_are_sent_before_it(tmp_path: Path) -> None:
+    """A server without a window would refuse the beginning of a run that overlaps another one by more than it takes."""
+    journals = [Journal(tmp_path, run_id).start() for run_id in ("r1", "r2", "r3")]
+    for journal, (first, last) in zip(
+        journals, [(-9000.0, -1000.0), (-8000.0, -900.0), (-2000.0, -800.0)], strict=True
+    ):
+        journal.step(0, first, loss=1.0).step(1, last, loss=1.0)
+    empty_server = Limits(window_seconds=3600.0)
+    found = list(objections(read_runs([journal.path for journal in journals]), empty_server, time.time()))
+    assert [objection.split(":")[0] for objection in found] == ["r2"]
 
 
 # ------------------------------------------------------------------ the command

@@ -302,6 +302,7 @@ def test_a_database_of_several_runs_gives_several_journals(logs: Path, importing
                 database.execute("INSERT INTO metrics (run_name, step, metrics) VALUES (?, ?, ?)", row)
             if number % 2:
                 imported.poll()
+                assert sum(len(imported.steps(f"project-{name}")) for name in "ab") == number + 1
             if number % 5 == 0:
                 imported.restart()
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -461,6 +462,19 @@ def test_a_reader_does_not_go_on_in_another_content(tmp_path: Path, how: str) ->
 
 
 # ------------------------------------------------------------------ processes
+
+
+def test_a_backlog_that_a_process_did_not_finish_is_finished_by_the_next(logs: Path, importing: Importing) -> None:
+    """A log that does not change any more is read to its end, however often its reader is ended on the way."""
+    put(logs / "ppo.jsonl", json_rows(rows(1, 1000)))
+    imported = importing()
+    for _ in range(4):
+        imported.importer.find()
+        imported.importer.take(-1.0)
+        assert imported.importer.is_behind or len(imported.column("ppo")) == 1000
+        imported.restart()
+    imported.poll()
+    assert imported.column("ppo") == points(1, 1000)
 
 
 def test_one_of_two_sidecars_writes_and_the_other_takes_over(logs: Path, importing: Importing) -> None:

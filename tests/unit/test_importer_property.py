@@ -17,7 +17,7 @@ from exporter.importer import followed, imported_run
 from tests.support.imports import Import, json_rows, replace_bytes, table
 
 Row = dict[str, Any]
-COLUMNS = ["step", "train/loss", "epoch"]
+COLUMNS = ["step", "train/loss", "epoch", "train/kl"]
 
 
 class Life:
@@ -62,7 +62,7 @@ class Life:
         self._finish_row()
         if self.form == "csv" and self.rows:
             new = f"kl{len(self.columns)}"
-            self.columns = ["step", new, *self.columns[1:]]
+            self.columns = ["step", new, *reversed(self.columns[1:])]
             self._rewrite(in_place)
 
     def rewrite(self, in_place: bool) -> None:
@@ -157,10 +157,12 @@ class Life:
         for step in steps:
             row = by_loss[step["metrics"]["train/loss"]]
             assert (step["step"], step["epoch"]) == (row["step"], row["epoch"])
+            assert step["metrics"].keys() == {"train/loss", "train/kl"}
+            assert step["metrics"]["train/kl"] == row["train/kl"]
 
     def _new_row(self) -> Row:
         number = len(self.written) + 1
-        return {"step": number, "train/loss": number + 0.25, "epoch": number / 8}
+        return {"step": number, "train/loss": number + 0.25, "epoch": number / 8, "train/kl": number / 4}
 
     def _text(self, rows: list[Row]) -> bytes:
         if self.form == "jsonl":

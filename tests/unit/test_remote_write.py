@@ -242,6 +242,19 @@ def test_a_server_that_is_gone_is_tried_again(server: Scripted) -> None:
     assert len(pauses) == 7
 
 
+def test_a_writer_that_is_stopped_does_not_wait(server: Scripted) -> None:
+    """Whoever stops a writer while it waits for a server has the error at once."""
+    server.say(Answer(503, b"busy", {"Retry-After": "60"}))
+    stopped = RemoteWriter(Endpoint(server.url))
+    timer = threading.Timer(0.2, stopped.stop)
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(ServerError, match="2 attempts"):
+        stopped.write([series("a", 1.0)])
+    assert time.monotonic() - begin < 30
+    timer.join()
+
+
 def test_without_the_library_the_remedy_is_named(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cramjam the error is the command that installs it."""
     monkeypatch.setitem(sys.modules, "cramjam", None)
@@ -354,7 +367,9 @@ def test_an_empty_server_has_no_newest_sample(server: Scripted) -> None:
     assert limits.newest_ms == -math.inf
 
 
-@pytest.mark.parametrize(("period", "days"), [("1", 31), ("12", 372), ("100y", 36500), ("2w", 14), ("1.5d", 1.5)])
+@pytest.mark.parametrize(
+    ("period", "days"), [("1", 31), ("1M", 31), ("12", 372), ("100y", 36500), ("2w", 14), ("1.5d", 1.5)]
+)
 def test_victoria_metrics_says_its_retention(server: Scripted, period: str, days: float) -> None:
     """A period without a unit is in months of 31 days; there is no window."""
     page = f'flag{{name="retentionPeriod", value="{period}", is_set="true"}} 1\n'.encode()

@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,18 +80,11 @@ class Backfill:
         """
         is_new = not self._stored.exists(self._run.first_ms, self._run.last_ms)
         with ThreadPoolExecutor(1) as sender:  # the next request is prepared while one is on its way
-            sent: Future[Written] | None = None
-            for piece in self._run.pieces():
-                series = time_series(piece, self._run)
-                self._check_clock(series)
-                self._tally.add(series)
-                if not is_new:
-                    series = self._without_known(series)
-                request = self._writer.prepare(series) if series else None
-                self._finish(sent)
-                sent = sender.submit(self._writer.send, request) if request else None
-                progress(piece.end)
-            self._finish(sent)
+            try:
+                self._send_all(sender, progress, is_new=is_new)
+            except BaseException:  # an interrupted user does not wait for a server that is down
+                self._writer.stop()
+                raise
         self.outcome.total = self._tally.total
 
     def verify(self, settling_seconds: float) -> None:
@@ -109,6 +102,20 @@ class Backfill:
         self.outcome.dropped_nan = shown.without_nan
         if shown.fewer or shown.more:
             self._find_missing()
+
+    def _send_all(self, sender: Executor, progress: Callable[[int], object], *, is_new: bool) -> None:
+        sent: Future[Written] | None = None
+        for piece in self._run.pieces():
+            series = time_series(piece, self._run)
+            self._check_clock(series)
+            self._tally.add(series)
+            if not is_new:
+                series = self._without_known(series)
+            request = self._writer.prepare(series) if series else None
+            self._finish(sent)
+            sent = sender.submit(self._writer.send, request) if request else None
+            progress(piece.end)
+        self._finish(sent)
 
     @staticmethod
     def _check_clock(series: Iterable[TimeSeries]) -> None:

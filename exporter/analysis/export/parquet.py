@@ -13,7 +13,7 @@ from exporter.errors import ConfigError, MissingDependencyError
 
 __all__ = ["write_parquet"]
 
-_GROUP_CELLS = 2_000_000
+_GROUP_CELLS = 500_000
 """Cells of a row group, which is made in memory: some 100 MB."""
 
 

@@ -66,7 +66,7 @@ class RunSamples:
         start = next((item.record for item in head if isinstance(item.record, RunStart)), None)
         self.labels = tuple(sorted(run_labels(start).items())) if start else self.series.labels
         """Labels of every series of the run."""
-        self.first_ms = head[0].ms if head else 0
+        self.first_ms = min((item.ms for item in head), default=0)
         self.last_ms = _last_ms(path, self.size) if head else 0
         """Times of the first and the last record."""
         if times:
