@@ -52,12 +52,13 @@ benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_backfill.py
 	$(BIN)/python tests/benchmarks/bench_following.py
 
-# Prometheus and Alertmanager from the distribution, where they are missing and may be installed.
+# The servers of the tests from the distribution, where they are missing and may be installed; the demo needs the first two.
+SERVERS := prometheus prometheus-alertmanager victoria-metrics
 servers:
-	@command -v prometheus >/dev/null && { command -v prometheus-alertmanager || command -v alertmanager; } >/dev/null \
+	@(for server in $(SERVERS); do command -v $$server || command -v $${server#prometheus-} || exit 1; done) >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	     && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager; } >/dev/null \
-	|| echo "Prometheus or Alertmanager is missing and cannot be installed here; on Debian: sudo apt-get install prometheus prometheus-alertmanager"
+	     && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SERVERS); } >/dev/null \
+	|| echo "one of $(SERVERS) is missing and cannot be installed here; on Debian: sudo apt-get install $(SERVERS)"
 
 # Rewrite every generated file.
 golden: $(VENV)/dev

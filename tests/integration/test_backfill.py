@@ -291,6 +291,21 @@ def test_ranks_and_foreign_logs_go_in_together(tmp_path: Path, backfill: Backfil
         assert list(series_of(server.stored("ppo-7"), "training_loss").values()) == [0.5, 0.25]
 
 
+def test_progress_is_for_a_terminal(tmp_path: Path) -> None:
+    """Who looks at a terminal sees how far it is; a pipe gets no word of it."""
+    journal = finished_run(tmp_path, age=DAY, steps=20)
+    server = Prometheus(require("prometheus"), tmp_path / "server")
+    controller, terminal = os.openpty()
+    command = [sys.executable, "-m", "exporter", "backfill", str(journal.path), "--url", server.url]
+    with running(server):
+        said = subprocess.run(command, capture_output=True, timeout=60, check=True)
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, timeout=60, check=True)
+    assert said.stderr == b""
+    assert b"100%" in os.read(controller, 65536)
+    os.close(terminal)
+    os.close(controller)
+
+
 def test_a_log_without_times_gets_those_it_is_told(tmp_path: Path, backfill: Backfill) -> None:
     """The steps of logs follow one another from --start on, --step-seconds apart, whatever their own times are."""
     foreign = tmp_path / "ppo-7" / "progress.csv"

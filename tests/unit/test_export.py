@@ -446,6 +446,25 @@ def test_any_log_can_be_exported(tmp_path: Path, run: Run) -> None:
         assert [(row["step"], row["loss"]) for row in table] == [("0", "1.0"), ("10", "0.5")]
 
 
+def test_half_a_character_does_not_stop_an_export(tmp_path: Path) -> None:
+    """A key that is no UTF-8, which some JSON holds, is a key with a question mark in every form."""
+    journal = Journal(tmp_path).raw(b'{"_type": "step", "time": 1, "step": 0, "metrics": {"a\\ud800": 1.5}}\n')
+    assert strict(exported("jsonl", journal)[0])[0]["metrics"] == {"a?": 1.5}
+    assert rows_of(exported("csv", journal)[0])[0]["a?"] == "1.5"
+    assert parquet_of(exported("parquet", journal)[0])["a?"] == [1.5]
+    assert judge(exported("openmetrics", journal)[0], Format.OPENMETRICS).values("custom_a") == [1.5]
+
+
+def test_a_damaged_file_is_an_error(tmp_path: Path, run: Run) -> None:
+    """A packed journal that ends in the middle is exit 2 with its name, and no half of a table."""
+    journal = Journal(tmp_path).start().step(0, loss=1.0)
+    packed = journal.path.with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(journal.path.read_bytes() * 1000)[:-20])
+    result = run(packed, tmp_path / "a.csv")
+    assert (result.code, str(packed) in result.err) == (2, True), result.err
+    assert not (tmp_path / "a.csv").exists()
+
+
 def test_what_is_left_out_is_said(tmp_path: Path, run: Run) -> None:
     """Bad lines are warnings with their number, at most twenty of them, and the rest is exported."""
     journal = Journal(tmp_path).start().raw(b"{torn\n" * 25).step(0, loss=1.0)
