@@ -1,11 +1,12 @@
 # make demo    train two real PPO runs and watch them through Prometheus and Alertmanager
-# make test    what CI checks first; make test-integrations: the same with real trainers
+# make test    what CI checks first; make test-integrations: the same with real trainers;
+#              make test-dashboards: the dashboards through Grafana's own code
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAINERS := .venv-trainers
 
-.PHONY: demo test check unit test-integrations benchmark servers golden clean
+.PHONY: demo test check unit test-integrations test-dashboards benchmark servers golden clean
 
 demo: $(VENV)/demo servers
 	$(BIN)/telemetry-exporter demo $(DEMO)
@@ -45,6 +46,14 @@ $(TRAINERS)/ready: tests/integrations/requirements.txt pyproject.toml
 test-integrations: $(TRAINERS)/ready
 	$(TRAINERS)/bin/python -m pytest tests/integrations
 
+# The dashboards through Grafana's own code and a browser; needs node, npm and chromium.
+test-dashboards: $(VENV)/dev servers tests/grafana/node_modules
+	$(BIN)/python -m pytest tests/grafana
+
+tests/grafana/node_modules: tests/grafana/package-lock.json
+	cd tests/grafana && npm ci --loglevel=error
+	touch $@
+
 benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_spine.py
 	$(BIN)/python tests/benchmarks/bench_gpu.py
@@ -65,4 +74,4 @@ golden: $(VENV)/dev
 	$(BIN)/telemetry-exporter generate
 
 clean:
-	rm -rf $(VENV) $(TRAINERS) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRAINERS) tests/grafana/node_modules tests/grafana/built .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

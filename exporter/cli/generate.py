@@ -16,13 +16,15 @@ __all__ = ["generate"]
 
 @click.command()
 @click.argument("what", type=click.Choice(["all", *GENERATORS]), default="all")
-@click.option("--catalog", "catalog_file", type=click.Path(path_type=Path), help="Use this catalog file instead.")
+@click.option(
+    "--catalog", "catalog_file", type=click.Path(path_type=Path), help="What to add to the shipped catalog, or change."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(), help="Folder to write below.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file differs from what it must be.")
 def generate(what: str, catalog_file: Path | None, output: Path, *, check: bool) -> None:
     """Generate alerts, dashboards and the metric reference from the catalog.
 
-    Example: telemetry-exporter generate --check
+    Example: telemetry-exporter generate alerts --catalog mine.yaml -o DIR
     """
     catalog = load_catalog(catalog_file) if catalog_file else default_catalog()
     files = _everything(catalog) if what == "all" else dict(GENERATORS[what](catalog))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.catalog import Alert, Catalog, Metric
+from exporter.catalog import Catalog, Metric
 from exporter.generate.text import GENERATED, wrap
 
 __all__ = ["metric_reference"]
@@ -16,15 +16,16 @@ def metric_reference(catalog: Catalog) -> str:
             f"## {group.title}\n",
             "| metric | type | labels | meaning | native keys | alerts |",
             "|---|---|---|---|---|---|",
-            *(_row(metric) for metric in catalog.metrics.values() if metric.group == name),
+            *(_row(metric, catalog) for metric in catalog.metrics.values() if metric.group == name),
             "",
         ]
     return "\n".join(parts)
 
 
-def _row(metric: Metric) -> str:
+def _row(metric: Metric, catalog: Catalog) -> str:
     keys = ", ".join(f"`{key}`{_scale(alias.scale)}" for alias in metric.aliases for key in alias.keys)
-    alerts = ", ".join(_alert(alert) for alert in metric.alerts)
+    names = dict.fromkeys(alert.name for alert in catalog.alerts if alert.condition.metric == metric.name)
+    alerts = ", ".join(f"[{name}](../alerts/RUNBOOK.md#{name.lower()})" for name in names)
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     cells = (f"`{metric.sample_name}`", metric.type, labels, wrap(metric.help), keys, alerts)
     escaped = (cell.replace("|", r"\|") for cell in cells)
@@ -33,9 +34,3 @@ def _row(metric: Metric) -> str:
 
 def _scale(scale: float) -> str:
     return "" if scale == 1 else f" (× {scale:g})"
-
-
-def _alert(alert: Alert) -> str:
-    bounds = {">": alert.above, "≤": alert.up_to, "<": alert.below, "≥": alert.down_to}
-    text = " ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
-    return f"{alert.severity}: {text or 'any increase'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["GENERATED", "wrap"]
 
-GENERATED = "Generated from exporter/catalog/catalog.yaml by `telemetry-exporter generate`; do not edit."
+GENERATED = "Generated from exporter/catalog by `telemetry-exporter generate`; do not edit."
 
 
 def wrap(text: str) -> str:

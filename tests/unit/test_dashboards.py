@@ -1,264 +1,329 @@
-"""The dashboards and the stack they run in: derived from the catalog, valid to the real tools, pinned."""
+"""The dashboards: derived from the catalog, linked, explained, and understood by Prometheus."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from exporter.catalog import Catalog, Metric, default_catalog, parse_catalog
 from tests.support.servers import require
 
 pytest.importorskip("grafana_foundation_sdk", reason="the dashboards' library needs Python 3.11")
-from exporter.generate.dashboards import dashboards, overview
+from exporter.generate.dashboards import dashboards
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "grafana" / "dashboards"
 CATALOG = default_catalog()
 FILES = dashboards(CATALOG)
-PANELS: list[dict[str, Any]] = json.loads(overview(CATALOG))["panels"]
-BY_TITLE = [pytest.param(panel, id=panel["title"]) for panel in PANELS]
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
-SERVICES = [pytest.param(name, id=name) for name in COMPOSE["services"]]
+BOARDS: dict[str, dict[str, Any]] = {name.removesuffix(".json"): json.loads(text) for name, text in FILES.items()}
+OWN_TO_PROMETHEUS = {"ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"}
+WORDS = {"and", "or", "unless", "by", "on", "group_left", "group_right", "offset", "bool", "Inf", "end"}
+SUFFIXES = {"gauge": ("",), "counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+VARIABLES = {
+    "${run:regex}": ".+",
+    "${user:regex}": ".*",
+    "${metric}": "training_loss",
+    "${__to:date:seconds}": "1700000000",
+    "$__rate_interval": "1m",
+    "$__interval_ms": "1000",
+    "$__interval": "1s",
+    "$__range_s": "3600",
+    "$__range": "3600s",
+}
 
 
-def metric_of(panel: dict[str, Any], catalog: Catalog = CATALOG) -> Metric:
-    """The metric that a panel shows: the one that its first query names first."""
-    return next(known for name in names_in(panel["targets"][0]["expr"]) if (known := lookup(name, catalog)))
+def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a dashboard, those of closed rows too."""
+    every = [each for outer in board["panels"] for each in [outer, *outer.get("panels", [])]]
+    return [each for each in every if each["type"] != "row"]
+
+
+EVERY_PANEL = [
+    pytest.param(panel, id=f"{name}-{panel['title']}") for name, board in BOARDS.items() for panel in panels(board)
+]
+
+
+def panel(name: str, title: str, boards: dict[str, dict[str, Any]] = BOARDS) -> dict[str, Any]:
+    """The panel of a dashboard with a title."""
+    [found] = [each for each in panels(boards[name]) if each["title"] == title]
+    return found
 
 
 def lookup(sample: str, catalog: Catalog = CATALOG) -> Metric | None:
     """The metric that a sample name belongs to, by its type's suffixes."""
-    suffixes = {"gauge": ("",), "counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     candidates = (metric for metric in catalog.metrics.values() if sample.startswith(metric.name))
-    return next((m for m in candidates if sample.removeprefix(m.name) in suffixes[m.type]), None)
+    return next((m for m in candidates if sample.removeprefix(m.name) in SUFFIXES[m.type]), None)
 
 
-def names_in(expression: str) -> list[str]:
+def names_in(expression: str) -> set[str]:
     """The metric names in a PromQL expression: what is no label, string, range, function or keyword."""
-    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\b(?:by|on) \([^)]*\)", " ", expression)
-    words = re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)
-    return [word for word in words if word not in {"and", "or", "unless", "max", "min", "sum"}]
+    bare = re.sub(r'"[^"]*"|`[^`]*`|\$\{[^}]*\}|\$\w+', " ", expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\b(?:by|on|group_left|group_right)\s*\([^)]*\)", " ", bare)
+    return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)) - WORDS - {"d", "m", "s"}
 
 
-def interpolated(expression: str) -> str:
-    """The expression as Grafana sends it, with everything selected."""
-    values = {"$__rate_interval": "1m", "$__interval": "1s", "$run": ".+", "$user": ".*"}
-    for variable, value in values.items():
-        expression = expression.replace(variable, value)
+def interpolated(expression: str, boards: dict[str, dict[str, Any]] = BOARDS) -> str:
+    """The expression as Grafana sends it, with everything selected and smoothing by EMA."""
+    for variable in boards["compare"]["templating"]["list"]:
+        if variable.get("valuesFormat") == "json":
+            chosen = {"smoothing": "ema", "width": "1m"}[variable["name"]]
+            [properties] = [option for option in json.loads(variable["query"]) if option["value"] == chosen]
+            for key, text in properties.items():
+                expression = expression.replace(f"${{{variable['name']}.{key}}}", text)
+            expression = expression.replace(f"${{{variable['name']}}}", chosen)
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
     return expression
 
 
-def bounds_of(metric: Metric) -> list[float]:
-    """Where the metric's alerts begin."""
-    bounds = [bound for alert in metric.alerts for bound in (alert.above, alert.below)]
-    return sorted({bound for bound in bounds if bound is not None})
-
-
-def thresholds(panel: dict[str, Any]) -> list[float | None]:
-    """Where the panel's colour changes, from below."""
-    return [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
-
-
-def load_yaml(path: str) -> dict[str, Any]:
-    """A YAML file of the repository."""
-    return dict(yaml.safe_load((ROOT / path).read_text("utf-8")))
+def thresholds(of_panel: dict[str, Any]) -> list[tuple[float | None, str]]:
+    """Where the panel's colour changes, from below, and to which."""
+    return [(step["value"], step["color"]) for step in of_panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_committed_dashboards_are_the_generated_ones(name: str) -> None:
     """A committed dashboard is, byte for byte, what the catalog gives."""
-    assert FILES[name] == (ROOT / "grafana" / "dashboards" / name).read_text("utf-8")
+    assert FILES[name] == (FOLDER / name).read_text("utf-8")
 
 
 def test_no_dashboard_is_left_over() -> None:
     """The folder that Grafana is given holds the generated dashboards and nothing else."""
-    assert set(FILES) == {path.name for path in (ROOT / "grafana" / "dashboards").iterdir()}
+    assert set(FILES) == {path.name for path in FOLDER.iterdir()}
 
 
-def test_dashboard_opens_live() -> None:
-    """The overview shows the last 15 minutes in the viewer's time, refreshed with every scrape."""
-    board = json.loads(overview(CATALOG))
-    expected = ("telemetry-overview", "Training overview", "5s", "browser", ["telemetry-exporter"], 1)
-    keys = ("uid", "title", "refresh", "timezone", "tags", "graphTooltip")
-    assert expected == tuple(board[key] for key in keys)
-    assert board["time"] == {"from": "now-15m", "to": "now"}
+def test_there_are_six_dashboards() -> None:
+    """Each has a title and an address of its own, which follows from its file's name."""
+    titles = {name: board["title"] for name, board in BOARDS.items()}
+    assert titles == {
+        "runs": "Runs",
+        "compare": "Compare",
+        "rl-health": "RL health",
+        "training": "Training",
+        "performance": "Performance & GPU",
+        "exporter": "Exporter",
+    }
+    assert {board["uid"] for board in BOARDS.values()} == {f"telemetry-{name}" for name in BOARDS}
 
 
-def test_panels_are_where_the_layout_has_them() -> None:
-    """Seven panels in four rows, two to a row and the latency over the full width."""
-    expected = [
-        ("Training loss", 0, 0, 12),
-        ("Learning rate", 12, 0, 12),
-        ("KL divergence", 0, 8, 12),
-        ("Clip fraction", 12, 8, 12),
-        ("GPU utilisation", 0, 16, 12),
-        ("Queue depth", 12, 16, 12),
-        ("Forward-backward latency (p50, p99)", 0, 24, 24),
-    ]
-    positions = [(panel["title"], panel["gridPos"]) for panel in PANELS]
-    assert expected == [(title, place["x"], place["y"], place["w"]) for title, place in positions]
-    assert {place["h"] for _, place in positions} == {8}
+@pytest.mark.parametrize("name", BOARDS)
+def test_dashboards_are_live(name: str) -> None:
+    """They are refreshed with every scrape, in the viewer's time, and share the crosshair."""
+    board = BOARDS[name]
+    assert (board["refresh"], board["timezone"], board["graphTooltip"]) == ("5s", "browser", 1)
+    assert board["time"]["to"] == "now"
 
 
-def test_variables_narrow_the_runs_in_order() -> None:
+@pytest.mark.parametrize("name", BOARDS)
+def test_dashboards_are_linked_with_the_selection_kept(name: str) -> None:
+    """Each links to all of them by their common tag, and takes runs and time along."""
+    [link] = BOARDS[name]["links"]
+    assert (link["type"], link["includeVars"], link["keepTime"]) == ("dashboards", True, True)
+    assert link["tags"] == BOARDS[name]["tags"] == ["telemetry-exporter"]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_variables_narrow_the_runs_in_order(name: str) -> None:
     """The data source comes first, then users, then the runs of the chosen users; all of them at first."""
-    datasource, user, run = json.loads(overview(CATALOG))["templating"]["list"]
+    datasource, user, run = BOARDS[name]["templating"]["list"][:3]
     assert (datasource["name"], datasource["query"]) == ("datasource", "prometheus")
     assert (user["name"], user["query"]) == ("user", "label_values(run_info, user_id)")
-    assert (run["name"], run["query"]) == ("run", 'label_values(run_info{user_id=~"$user"}, run_id)')
+    assert run["name"] == "run"
+    assert "user_id=~`${user:regex}`" in run["query"]
     assert all(variable["multi"] and variable["includeAll"] for variable in (user, run))
+    assert re.fullmatch(user["allValue"], ""), "a run without a user is among those of all users"
 
 
-def test_runs_without_a_user_are_shown() -> None:
-    """The choice of all users also matches the empty label of a run that names none."""
-    users = json.loads(overview(CATALOG))["templating"]["list"][1]
-    assert re.fullmatch(users["allValue"], "")
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_lie_side_by_side(name: str) -> None:
+    """No two panels of a dashboard overlap, none leaves its 24 columns, and each has a number of its own."""
+    for group in [BOARDS[name]["panels"], *(row.get("panels", []) for row in BOARDS[name]["panels"])]:
+        cells = [
+            (x, y)
+            for place in (each["gridPos"] for each in group)
+            for x, y in itertools.product(
+                range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+            )
+        ]
+        assert len(cells) == len(set(cells))
+        assert all(0 <= x < 24 for x, _ in cells)
+    numbers = [each["id"] for outer in BOARDS[name]["panels"] for each in [outer, *outer.get("panels", [])]]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.parametrize("panel", BY_TITLE)
-def test_expressions_name_only_catalog_metrics(panel: dict[str, Any]) -> None:
-    """Every metric in every expression is in the catalog, with a suffix that its type has."""
-    for target in panel["targets"]:
-        names = names_in(target["expr"])
-        assert names
+@pytest.mark.parametrize("of_panel", EVERY_PANEL)
+def test_expressions_name_only_known_metrics(of_panel: dict[str, Any]) -> None:
+    """Every metric in every expression is in the catalog, with a suffix that its type has, or Prometheus' own."""
+    for target in of_panel["targets"]:
+        names = names_in(interpolated(target["expr"])) - OWN_TO_PROMETHEUS
         assert [name for name in names if lookup(name) is None] == []
 
 
-@pytest.mark.parametrize("panel", BY_TITLE)
-def test_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
-    """Title, unit, help, what each alert asks for, and what to log when empty come from the catalog."""
-    metric = metric_of(panel)
-    assert metric.panel
-    assert panel["title"].removesuffix(" (p50, p99)") == metric.panel.title
-    assert panel["fieldConfig"]["defaults"]["unit"] == metric.panel.unit
-    assert panel["description"].startswith(metric.help)
-    assert all(alert.action in panel["description"] for alert in metric.alerts)
-    assert metric.aliases[0].keys[0] in panel["fieldConfig"]["defaults"]["noValue"]
+def test_every_metric_is_on_a_dashboard() -> None:
+    """There is a panel, a table's column or a mark for each metric of the catalog."""
+    text = json.dumps(BOARDS)
+    queries = re.findall(r'"expr": "((?:[^"\\]|\\.)*)"', text)
+    samples = {name for query in queries for name in names_in(interpolated(query.replace('\\"', '"')))}
+    shown = {metric.name for metric in map(lookup, samples) if metric}
+    assert set(CATALOG.metrics) - shown == set()
 
 
-@pytest.mark.parametrize("panel", BY_TITLE)
-def test_threshold_lines_are_the_alert_bounds(panel: dict[str, Any]) -> None:
-    """A line is drawn, and the axis reaches to it, exactly where an alert of the metric begins."""
-    defaults = panel["fieldConfig"]["defaults"]
-    expected = bounds_of(metric_of(panel))
-    assert thresholds(panel) == [None, *expected]
-    assert bool(expected) == ("thresholdsStyle" in defaults["custom"])
-    assert not expected or defaults["custom"]["axisSoftMax"] >= expected[-1]
+def test_a_new_metric_has_a_panel_at_once() -> None:
+    """A metric that a user adds, even in a group of its own, is shown without another line of code."""
+    text = (ROOT / "exporter" / "catalog" / "catalog.yaml").read_text("utf-8")
+    text = text.replace("groups:\n", "groups:\n  robots: {title: Robots, prefixes: [robots]}\n", 1)
+    text += "  robots_falls: {type: counter, group: robots, help: How often it fell.}\n"
+    boards = {name.removesuffix(".json"): json.loads(board) for name, board in dashboards(with_rules(text)).items()}
+    assert "robots_falls_total" in panel("training", "Falls per second", boards)["targets"][0]["expr"]
 
 
-def test_threshold_colours_are_severities() -> None:
-    """From a bound on, a band has the colour of its alert's severity, and the healthy band none."""
-    steps = {panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for panel in PANELS}
-    assert [step["color"] for step in steps["KL divergence"]] == ["transparent", "yellow", "red"]
-    assert [step["color"] for step in steps["Clip fraction"]] == ["blue", "transparent", "yellow"]
+def with_rules(text: str) -> Catalog:
+    """A catalog of another text."""
+    return parse_catalog(text, "another")
+
+
+@pytest.mark.parametrize("of_panel", EVERY_PANEL)
+def test_panels_explain_themselves_when_empty(of_panel: dict[str, Any]) -> None:
+    """A panel without data says what is missing instead of "No data"."""
+    words = of_panel["fieldConfig"]["defaults"]["noValue"]
+    assert len(words.split()) >= 4
+
+
+@pytest.mark.parametrize(
+    "metric", [m for m in CATALOG.metrics.values() if m.group in ("rl", "training", "validation")], ids=lambda m: m.name
+)
+def test_panels_explain_their_metric(metric: Metric) -> None:
+    """A panel says what its metric means, its healthy range, and what each alert on it means and asks for."""
+    shown = [
+        each
+        for name in ("rl-health", "training")
+        for each in panels(BOARDS[name])
+        if any(lookup(sample) == metric for target in each["targets"] for sample in names_in(target["expr"]))
+    ]
+    description = " ".join(" ".join(each["description"] for each in shown).split())
+    assert " ".join(metric.help.split()) in description
+    assert ("Healthy:" in description) == bool(metric.healthy)
+    for alert in CATALOG.alerts:
+        if alert.condition.metric == metric.name:
+            assert " ".join(alert.action.split())[:40] in description, alert.name
+
+
+@pytest.mark.parametrize("of_panel", EVERY_PANEL)
+def test_colours_are_told_apart_with_any_colour_vision(of_panel: dict[str, Any]) -> None:
+    """Curves have the colour-blind-safe palette; bands and texts have its colours, and never Grafana's red or green."""
+    config = of_panel["fieldConfig"]
+    if of_panel["type"] != "table":
+        assert config["defaults"]["color"]["mode"] == "palette-colorblind"
+    colours = set(re.findall(r'"(?:color|fixedColor)": "([^"]+)"', json.dumps(config)))
+    assert colours <= {"transparent", "#0072B2", "#009E73", "#56B4E9", "#E69F00", "#D55E00", "#999999", "green"}
+    assert "green" not in colours or of_panel["type"] == "table", "the library's default, which a table does not draw"
+
+
+def test_bands_are_the_healthy_range_and_the_alerts() -> None:
+    """KL, clip fraction and explained variance are coloured where they are healthy and where alerts begin."""
+    good, info, warning, critical = "#009E73", "#56B4E9", "#E69F00", "#D55E00"
+    assert thresholds(panel("rl-health", "KL divergence")) == [(None, "transparent"), (0.05, warning), (0.1, critical)]
+    assert thresholds(panel("rl-health", "Clip fraction")) == [
+        *((None, info), (0.1, good), (0.3, "transparent"), (0.5, warning))
+    ]
+    assert thresholds(panel("rl-health", "Explained variance")) == [
+        *((None, critical), (0.0, warning), (0.5, "transparent"), (0.7, good))
+    ]
 
 
 def test_an_outlier_does_not_flatten_the_rest() -> None:
     """The KL axis ends at ten times the critical bound; a share cannot be more than 1 and needs no end."""
-    ends = {panel["title"]: panel["fieldConfig"]["defaults"].get("max") for panel in PANELS}
-    assert (ends["KL divergence"], ends["Clip fraction"]) == (1.0, None)
+    ends = [
+        panel("rl-health", title)["fieldConfig"]["defaults"].get("max") for title in ("KL divergence", "Clip fraction")
+    ]
+    assert ends == [1.0, None]
 
 
-def test_another_bound_moves_its_line() -> None:
-    """A catalog with another alert bound gives a dashboard with another line and explanation."""
-    text = (ROOT / "exporter" / "catalog" / "catalog.yaml").read_text("utf-8")
-    moved = parse_catalog(text.replace("above: 0.5\n", "above: 0.625\n"), "moved")
-    panel = json.loads(overview(moved))["panels"][3]
-    assert thresholds(panel) == [None, 0.1, 0.625]
-    assert "Warning: above 62%" in panel["description"]
+def test_the_number_on_the_x_axis_keeps_its_own_scale() -> None:
+    """An end of the values' axis is taken back for the steps that they are drawn over."""
+    [override] = [
+        each
+        for each in panel("compare", "KL divergence")["fieldConfig"]["overrides"]
+        if each["matcher"]["options"] == "step"
+    ]
+    assert {each["id"]: each.get("value") for each in override["properties"]} == {
+        "unit": "none",
+        "min": None,
+        "max": None,
+        "decimals": None,
+    }
 
 
-@pytest.mark.parametrize("panel", BY_TITLE)
-def test_series_are_told_apart_by_run(panel: dict[str, Any]) -> None:
-    """Every query keeps the run and the metric's own labels, and its legend names them."""
-    metric = metric_of(panel)
-    for target in panel["targets"]:
-        for label in ("run_id", *metric.labels):
-            assert f"{{{{{label}}}}}" in target["legendFormat"]
-            assert re.search(rf"\bby \([^)]*\b{label}\b[^)]*\)", target["expr"])
+def test_the_first_look_is_still_there() -> None:
+    """Loss and learning rate, KL and clip fraction, GPU and queue, latency: the rows of the first overview."""
+    first = {
+        name: [(each["title"], each["gridPos"]["y"], each["gridPos"]["w"]) for each in BOARDS[name]["panels"][:count]]
+        for name, count in (("training", 5), ("rl-health", 2))
+    }
+    assert first["training"] == [
+        ("Training loss", 0, 12),
+        ("Learning rate", 0, 12),
+        ("GPU utilisation", 8, 12),
+        ("Queue depth", 8, 12),
+        ("Forward-backward latency (p50, p99)", 16, 24),
+    ]
+    assert first["rl-health"] == [("KL divergence", 0, 12), ("Clip fraction", 0, 12)]
+
+
+def test_every_smoothing_and_width_has_what_the_queries_need() -> None:
+    """Exactly one method of each choice selects runs, and a width's windows follow from its seconds."""
+    smoothing, width = BOARDS["compare"]["templating"]["list"][-2:]
+    assert (smoothing["valuesFormat"], width["valuesFormat"]) == ("json", "json")
+    for choice in json.loads(smoothing["query"]):
+        chosen = [key for key, value in choice.items() if value == ".+"]
+        assert chosen == [choice["value"]]
+    for choice in json.loads(width["query"]):
+        seconds = int(choice["seconds"])
+        assert (choice["sma"], choice["ema"]) == (f"{1000 * seconds - 1}ms", f"{5000 * seconds - 1}ms")
+        assert choice["gaussian"] == f"{500 * seconds - 1}ms"
+        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+        assert int(choice["value"][:-1]) * units[choice["value"][-1]] == seconds
+
+
+@pytest.mark.parametrize("of_panel", EVERY_PANEL)
+def test_runs_are_quoted_so_that_any_name_works(of_panel: dict[str, Any]) -> None:
+    """The chosen runs stand in backticks and escaped, because a run's name may hold both kinds of quotes."""
+    for target in of_panel["targets"]:
+        assert not re.search(r"\$run\b|\$\{run\}|\"\$\{run|\$user\b|\"\$\{user", target["expr"])
 
 
 def test_expressions_parse_in_prometheus(tmp_path: Path) -> None:
     """Prometheus accepts every expression, as a recording rule."""
-    rules = [
-        {"record": f"panel_{panel['id']}_{target['refId']}", "expr": interpolated(target["expr"])}
-        for panel in PANELS
-        for target in panel["targets"]
-    ]
+    rules = [{"record": f"panel_{number}", "expr": expression} for number, expression in enumerate(every_expression())]
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}), "utf-8")
-    checked = run_tool("promtool", "check", "rules", str(file))
-    assert f"{len(rules)} rules found" in checked
-
-
-def test_compose_file_is_valid() -> None:
-    """docker-compose accepts the file, with and without the demo."""
-    run_tool("docker-compose", "-f", str(ROOT / "docker-compose.yml"), "config", "-q")
-    run_tool("docker-compose", "-f", str(ROOT / "docker-compose.yml"), "--profile", "demo", "config", "-q")
-
-
-def run_tool(name: str, *arguments: str) -> str:
-    """Run a binary that must succeed; returns what it printed."""
-    done = subprocess.run([require(name), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [require("promtool"), "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert f"{len(rules)} rules found" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_images_are_pinned(name: str) -> None:
-    """An image that is pulled has a patch version; one that is built is built from such images."""
-    service = COMPOSE["services"][name]
-    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
-    images = bases if "build" in service else [service["image"]]
-    assert images
-    assert [image for image in images if not re.search(r":v?\d+\.\d+\.\d+(-[a-z-]+)?$", image)] == []
+def every_expression() -> Iterator[str]:
+    """What Prometheus is asked by panels and marks."""
+    for board in BOARDS.values():
+        for of_panel in panels(board):
+            yield from (interpolated(target["expr"]) for target in of_panel["targets"])
+        yield from (interpolated(each["expr"]) for each in board["annotations"].get("list", []))
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_services_are_watched_or_end(name: str) -> None:
-    """A service restarts and has a health check, or it is part of the demo and ends by itself."""
-    service = COMPOSE["services"][name]
-    if service.get("profiles") == ["demo"]:
-        assert service["restart"] == "no"
-    else:
-        assert service["restart"] == "unless-stopped"
-        assert service["healthcheck"]["test"]
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_ports_are_for_this_machine_only(name: str) -> None:
-    """No service listens on an address that another machine can reach."""
-    ports = COMPOSE["services"][name].get("ports", [])
-    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_mounts_exist(name: str) -> None:
-    """What a service mounts is a folder of the repository or a named volume."""
-    for mount in COMPOSE["services"][name]["volumes"]:
-        source = mount.split(":")[0]
-        assert (ROOT / source).is_dir() if source.startswith(".") else source in COMPOSE["volumes"]
-
-
-def test_grafana_finds_what_is_provisioned() -> None:
-    """The folder and the variable that the provisioning names are the ones that the service is given."""
-    [provider] = load_yaml("grafana/provisioning/dashboards/telemetry.yaml")["providers"]
-    [source] = load_yaml("grafana/provisioning/datasources/prometheus.yaml")["datasources"]
-    grafana = COMPOSE["services"]["grafana"]
-    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
-    assert source["url"].removeprefix("$") in grafana["environment"]
-
-
-def test_compose_targets_replace_all_targets() -> None:
-    """Each target file of a machine without containers has its counterpart that names a service."""
-    local = {path.name for path in (ROOT / "prometheus" / "targets").glob("*.json")}
-    assert local == {path.name for path in (ROOT / "prometheus" / "compose").iterdir()}
-    for path in (ROOT / "prometheus" / "compose").iterdir():
-        [[target]] = [group["targets"] for group in json.loads(path.read_text("utf-8"))]
-        service, port = target.split(":")
-        assert f"127.0.0.1:{port}:{port}" in COMPOSE["services"][service]["ports"]
+def test_another_bound_moves_its_line() -> None:
+    """A catalog with another healthy range gives a dashboard with another band and explanation."""
+    text = (ROOT / "exporter" / "catalog" / "catalog.yaml").read_text("utf-8")
+    moved = with_rules(text.replace("healthy: {above: 0.1, below: 0.3}", "healthy: {above: 0.125, below: 0.25}"))
+    boards = {name.removesuffix(".json"): json.loads(board) for name, board in dashboards(moved).items()}
+    clip = panel("rl-health", "Clip fraction", boards)
+    assert (0.125, "#009E73") in thresholds(clip)
+    assert "Healthy: above 12% and below 25%." in clip["description"]

@@ -655,7 +655,7 @@ class OutOfSight:
 
 def test_a_log_that_is_out_of_sight_for_a_moment_is_read_to_its_end(logs: Path, importing: Importing) -> None:
     """After an error of the system the rest of the log is read although it did not change."""
-    put(logs / "a.jsonl", json_rows(rows(1, 5)))
+    put(logs / "a.jsonl", json_rows([{**row, "time": NOW + row["step"]} for row in rows(1, 5)]))
     imported = importing(source=OutOfSight())
     imported.poll(2)
     assert imported.column("a") == points(1, 5)
@@ -796,6 +796,24 @@ def test_a_run_that_is_over_for_a_week_is_let_go(
     append(path, json_rows(rows(3, 3)))
     imported.poll(2)
     assert imported.column("ppo") == points(1, 3)
+
+
+def test_an_old_file_of_a_run_stays_known(logs: Path, importing: Importing) -> None:
+    """A file that is too old to be followed is not taken again when it is touched, by any process."""
+    paths = [
+        put(logs / f"dqn/events.out.tfevents.{step}", VERSION + event(simple("train/loss", step), step=step, time=NOW))
+        for step in (1, 2)
+    ]
+    imported = importing()
+    imported.poll()
+    os.utime(paths[0], (1e9, 1e9))
+    imported.restart()
+    append(paths[1], event(simple("train/loss", 3), step=3, time=NOW + 3))
+    imported.poll()
+    imported.restart()
+    paths[0].touch()
+    imported.poll()
+    assert imported.column("dqn") == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_any_log_can_be_had_as_journals(tmp_path: Path) -> None:

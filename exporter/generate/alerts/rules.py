@@ -1,0 +1,94 @@
+"""The rule file: every alert of the catalog with what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from exporter.catalog import Alert, Catalog
+from exporter.generate.alerts.numbers import selected, selector, series
+from exporter.generate.alerts.promql import expression
+from exporter.generate.text import GENERATED, wrap
+
+__all__ = ["RUNBOOK_URL", "alert_rules", "filled"]
+
+RUNBOOK_URL = "https://github.com/telemetry-exporter/telemetry-exporter/blob/main/alerts/RUNBOOK.md"
+
+_LAST_STEP = (
+    "{{ range printf `last_over_time(training_step{run_id=%q, rank=%q}[1d])` $labels.run_id $labels.rank | query }}"
+    " after step {{ .Value | printf `%.0f` }}{{ end }}"
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML in which an expression of several lines keeps them."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def alert_rules(catalog: Catalog) -> str:
+    """The rule file: a group for each of the catalog, and one more for its rules that are evaluated less often."""
+    groups = []
+    for name in catalog.groups:
+        own = [alert for alert in catalog.alerts if alert.group == name]
+        for interval in sorted({alert.interval for alert in own}):
+            rules = [_rule(alert, catalog) for alert in own if alert.interval == interval]
+            pace = {"name": f"{name}, every {interval}", "interval": interval} if interval else {"name": name}
+            groups.append({**pace, "rules": rules})
+    return f"# {GENERATED}\n" + yaml.dump({"groups": groups}, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
+def filled(text: str, alert: Alert, catalog: Catalog) -> str:
+    """A text of the catalog with the bound and the templates that look up a step."""
+    text = alert.told(wrap(text))
+    if "{at_step}" in text:
+        text = text.replace("{at_step}", _at_step(alert, catalog))
+    return text.replace("{last_step}", _LAST_STEP)
+
+
+def _rule(alert: Alert, catalog: Catalog) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": expression(alert, catalog),
+        **({"for": alert.lasting} if alert.lasting else {}),
+        "labels": {"severity": alert.severity},
+        "annotations": {
+            "summary": filled(alert.summary, alert, catalog),
+            "description": filled(alert.meaning, alert, catalog),
+            "action": filled(alert.action, alert, catalog),
+            "watches": watched(alert, catalog),
+            "runbook_url": f"{RUNBOOK_URL}#{alert.name.lower()}",
+        },
+    }
+
+
+def watched(alert: Alert, catalog: Catalog) -> str:
+    """Which quantity a rule looks at: series and, where they tell kinds apart, which."""
+    return selected(alert.condition, catalog) if alert.condition.metric else alert.watches
+
+
+def _at_step(alert: Alert, catalog: Catalog) -> str:
+    """Template that looks up the step of the update whose value the alert has.
+
+    Values and steps have the same timestamps. A query of moments finds every update that stood for as long as two
+    moments are apart: 20 ms in the last minute, half a second in the time before.
+    """
+    metric = catalog.metrics[alert.condition.metric]
+    labels = ("run_id", "rank", *metric.labels)
+    run = "run_id=%q, rank=%q"
+    value = selector(series(alert.condition, catalog), [f"{label}=%q" for label in labels])
+    value = f"abs({value})" if alert.condition.absolute else value
+    moment = f"training_step{{{run}}} and on (run_id, rank) {value} == %v"
+    names = ("run_id", "rank", *labels)
+    arguments = " ".join([*(f"$labels.{name}" for name in names), "$value"])
+    queries = [f"last_over_time(({moment})[{span}])" for span in ("1m:20ms", "15m:500ms")]
+    return (
+        f"{{{{ range printf `{' or '.join(queries)}` {arguments} {arguments} | query }}}}"
+        " at step {{ .Value | printf `%.0f` }}{{ end }}"
+    )

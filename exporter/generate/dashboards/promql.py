@@ -1,0 +1,101 @@
+"""PromQL of the dashboards: which series, and how a pixel sums up the steps in it.
+
+A window as long as a pixel, not the last value: that would hide all other steps in the pixel, and draw the five minutes
+which Prometheus looks back as if a finished run went on. Two pages that show the same run say the same, so it does not
+matter which of them the outer operator takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exporter.catalog import Metric
+
+__all__ = [
+    "CHOSEN",
+    "MAIN_RANK",
+    "highest",
+    "last_step",
+    "lowest",
+    "mean",
+    "of_runs",
+    "on_gpus",
+    "per_second",
+    "quantile",
+    "started",
+]
+
+CHOSEN = "run_id=~`${run:regex}`, user_id=~`${user:regex}`"
+"""Backticks, because a run's name may hold both kinds of quotes."""
+
+MAIN_RANK = 'rank=""'
+
+_PIXEL = "[$__interval]"
+
+
+def of_runs(name: str, *matchers: str) -> str:
+    """The series of the chosen runs."""
+    return f"{name}{{{', '.join((CHOSEN, *matchers))}}}"
+
+
+def mean(name: str, labels: Sequence[str] = (), *matchers: str) -> str:
+    """The mean of the steps in a pixel, one curve per run and these labels."""
+    return f"{_each('max', labels)} (avg_over_time({of_runs(name, MAIN_RANK, *matchers)}{_PIXEL}))"
+
+
+def highest(name: str, labels: Sequence[str] = ()) -> str:
+    """The highest step in a pixel."""
+    return f"{_each('max', labels)} (max_over_time({of_runs(name, MAIN_RANK)}{_PIXEL}))"
+
+
+def lowest(name: str, labels: Sequence[str] = ()) -> str:
+    """The lowest step in a pixel."""
+    return f"{_each('min', labels)} (min_over_time({of_runs(name, MAIN_RANK)}{_PIXEL}))"
+
+
+def last_step() -> str:
+    """The position on the step axis at the end of a pixel."""
+    return f"{_each('max')} (last_over_time({of_runs('training_step', MAIN_RANK)}{_PIXEL}))"
+
+
+def started() -> str:
+    """When each run started: the same at every time, because a log may have been imported after it was written."""
+    return f"{_each('max')} ({of_runs('run_start_timestamp_seconds', MAIN_RANK)} @ end())"
+
+
+def per_second(name: str, labels: Sequence[str] = (), *matchers: str) -> str:
+    """The increase of a run's counter per second, over all of its ranks unless ``rank`` is among the labels."""
+    return f"{_each('sum', labels)} (rate({of_runs(name, *matchers)}[$__rate_interval]))"
+
+
+def quantile(metric: Metric, share: float, labels: Sequence[str] = ()) -> str:
+    """A quantile of a histogram, over all ranks of a run unless ``rank`` is among the labels.
+
+    A histogram has the time of its last observation, so one that is observed once a minute has no rate over a short
+    window. It is then drawn over the long one, by the minute, as every scrape of it would be many; and that must not go
+    on behind the run's end. The comparison drops the NaN of a window without observations.
+    """
+    buckets = of_runs(f"{metric.name}_bucket")
+    running = 'on (run_id) (run_status{status="running"} == 1)'
+    recent = f"{_each('sum', ('le', *labels))} (rate({buckets}[$__rate_interval]))"
+    sparse = f"{_each('sum', ('le', *labels))} (rate({buckets}[{metric.sparse_window}:1m]) and {running})"
+    return f"histogram_quantile({share}, {recent}) >= 0 or histogram_quantile({share}, {sparse})"
+
+
+def on_gpus(value: str, keys: Sequence[str], labels: Sequence[str] = ()) -> str:
+    """A value of GPUs by run; ``keys`` tell one device from another, and ``labels`` the values of one device.
+
+    A device may serve several runs. One with several values has them by device and not by run.
+    """
+    joined = f"on ({', '.join(keys)})"
+    owners = f"max by ({', '.join(('run_id', 'gpu', *keys))}) ({of_runs('run_gpu_info')})"
+    if labels:
+        by_run = f"max by ({', '.join(('gpu', *keys, *labels))}) ({value}) and {joined} {owners}"
+    else:
+        by_run = f"max by ({', '.join(keys)}) ({value}) * {joined} group_right () {owners}"
+    return f'label_replace({by_run}, "device", "$1", "uuid", "(?:GPU-)?(.{{1,8}}).*")'
+
+
+def _each(operator: str, labels: Sequence[str] = ()) -> str:
+    """One result per run and these labels."""
+    return f"{operator} by ({', '.join(('run_id', *labels))})"

@@ -1,0 +1,1 @@
+"""The dashboards, run by Grafana's own code on real runs."""

@@ -1,0 +1,210 @@
+"""A user's own catalog: other thresholds for all runs or some, silences, more rules; and clear errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from exporter.catalog import Alert, load_catalog
+from exporter.cli import main
+from exporter.errors import ConfigError
+from exporter.generate.alerts import alert_rules
+from tests.support.journals import CATALOG
+from tests.support.promtool import CRITICAL, PROMTOOLS, WARNING, Scenario, find_promtool, firing
+
+OWN = """
+thresholds:
+  - {alert: KLDivergenceHigh, warning: 0.08}
+  - {alert: KLDivergenceHigh, runs: {experiment: bold-.*}, warning: 0.3, critical: 0.9}
+  - {alert: KLDivergenceHigh, runs: {experiment: bold-2}, critical: 2}
+silences:
+  - {runs: {run_id: "debug-.*"}}
+  - {alert: ClipFractionHigh, runs: {user_id: alice}}
+  - {alert: ExplainedVarianceLow, severity: warning}
+metrics:
+  rl_toxicity_ratio:
+    type: gauge
+    group: rl
+    help: Share of the responses that a classifier calls toxic.
+    aliases: [{keys: [safety/toxic]}]
+rules:
+  Toxic:
+    metric: rl_toxicity_ratio
+    above: {warning: 0.01, critical: 0.1}
+    summary: "{{ $value | humanizePercentage }} of the responses of run {{ $labels.run_id }} are toxic"
+    meaning: The policy found a reward that it should not have found.
+    action: Look at samples.
+  GPUIdle:
+    lasting: 1h
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The file above."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN)
+    return path
+
+
+def alerts(path: Path, name: str) -> list[Alert]:
+    """The alerts of that name."""
+    return [alert for alert in load_catalog(path).alerts if alert.name == name]
+
+
+def test_what_a_file_does_not_name_stays_as_it_is(own: Path) -> None:
+    """The shipped metrics and rules are all there, those that are changed excepted."""
+    catalog = load_catalog(own)
+    assert set(catalog.metrics) == {*CATALOG.metrics, "rl_toxicity_ratio"}
+    changed = {"KLDivergenceHigh", "GPUIdle", "Toxic", "ClipFractionHigh", "ExplainedVarianceLow"}
+    for alert in CATALOG.alerts:
+        if alert.name not in changed and alert.about in ("host", "exporter"):
+            assert alert in catalog.alerts
+    assert {alert.name for alert in catalog.alerts} == {alert.name for alert in CATALOG.alerts} | {"Toxic"}
+
+
+def test_a_threshold_moves_the_band_of_its_neighbour(own: Path) -> None:
+    """Severities still touch, for all runs and for those with thresholds of their own."""
+    bands = [(a.severity, a.above, a.up_to, dict(a.runs)) for a in alerts(own, "KLDivergenceHigh")]
+    assert bands == [
+        ("warning", 0.08, 0.1, {}),
+        ("critical", 0.1, None, {}),
+        ("warning", 0.3, 0.9, {"experiment": "bold-.*"}),
+        ("critical", 0.9, None, {"experiment": "bold-.*"}),
+        ("warning", 0.08, 2.0, {"experiment": "bold-2"}),
+        ("critical", 2.0, None, {"experiment": "bold-2"}),
+    ]
+
+
+def test_part_of_a_rule_can_be_changed(own: Path) -> None:
+    """A rule of a shipped name keeps what the file does not say."""
+    (idle,) = alerts(own, "GPUIdle")
+    (shipped,) = (alert for alert in CATALOG.alerts if alert.name == "GPUIdle")
+    assert (idle.lasting, idle.below, idle.action) == ("1h", shipped.below, shipped.action)
+
+
+def test_one_severity_can_be_switched_off(own: Path) -> None:
+    """Without its warning the critical alert is as it was."""
+    assert [(a.severity, a.below) for a in alerts(own, "ExplainedVarianceLow")] == [("critical", 0.0)]
+
+
+def test_aliases_are_added_to_those_that_are_shipped(tmp_path: Path) -> None:
+    """A key of one's own joins the known ones; other fields replace."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("metrics: {training_loss: {window: 5m, aliases: [{keys: [my/loss]}]}}")
+    metric = load_catalog(path).metrics["training_loss"]
+    keys = [key for alias in metric.aliases for key in alias.keys]
+    assert (metric.window, metric.help) == ("5m", CATALOG.metrics["training_loss"].help)
+    assert "my/loss" in keys
+    assert "train/loss" in keys
+
+
+@pytest.mark.parametrize("name", PROMTOOLS)
+def test_each_run_has_the_threshold_of_its_labels(name: str, tmp_path: Path, own: Path) -> None:
+    """The default leaves out the runs with thresholds of their own; of several that fit, the last one holds."""
+    scenario = Scenario(rules=alert_rules(load_catalog(own)))
+    runs = {
+        "plain": ({}, 0.09, WARNING), "plain-2": ({}, 0.07, ""), "plain-3": ({"experiment": "x"}, 0.2, CRITICAL),
+        "b1": ({"experiment": "bold-1"}, 0.2, ""), "b1w": ({"experiment": "bold-1"}, 0.5, WARNING),
+        "b1c": ({"experiment": "bold-1"}, 1.0, CRITICAL), "b2": ({"experiment": "bold-2"}, 1.0, WARNING),
+        "b2c": ({"experiment": "bold-2"}, 3.0, CRITICAL), "debug-1": ({}, 9.0, ""),
+        "debug-2": ({"experiment": "bold-1"}, 9.0, ""),
+    }  # fmt: skip
+    for run, (labels, kl, _) in runs.items():
+        scenario.add("run_status", "1+0x60", run_id=run, status="running", **labels)
+        scenario.add("rl_kl_divergence", f"{kl}+0x60", run_id=run, kind="update", **labels)
+    fires = [
+        firing("KLDivergenceHigh", severity, run_id=run, kind="update", **labels)
+        for run, (labels, _, severity) in runs.items()
+        if severity
+    ]
+    scenario.expect([60, 290], fires).check(find_promtool(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", PROMTOOLS)
+def test_silences_leave_out_runs_and_rules(name: str, tmp_path: Path, own: Path) -> None:
+    """A silenced run raises nothing, a silenced alert not for those runs, and other runs are as before."""
+    scenario = Scenario(rules=alert_rules(load_catalog(own)))
+    fires = []
+    for run, user in (("a", "alice"), ("b", "bob"), ("debug-1", "bob")):
+        scenario.add("run_status", "1+0x60", run_id=run, user_id=user, status="running")
+        scenario.add("rl_clip_fraction", "0.9+0x60", run_id=run, user_id=user)
+        scenario.add("rl_toxicity_ratio", "0.5+0x60", run_id=run, user_id=user)
+        scenario.add("rl_explained_variance", "0.1+0x60", run_id=run, user_id=user)
+        scenario.add("training_steps_total", "99+0x60", run_id=run, user_id=user)
+        if run != "debug-1":
+            fires.append(firing("Toxic", CRITICAL, run_id=run, user_id=user))
+    fires.append(firing("ClipFractionHigh", WARNING, run_id="b", user_id="bob"))
+    scenario.expect([60, 290], fires).check(find_promtool(name), tmp_path)
+
+
+BROKEN = {
+    "an unknown part": ("alerts: {}", "unknown key 'alerts'; known are: groups, metrics, rules, thresholds, silences"),
+    "an unknown alert": ("thresholds: [{alert: KLHigh, warning: 1}]", "thresholds, entry 1: unknown alert 'KLHigh'"),
+    "no alert": ("thresholds: [{warning: 1}]", "thresholds, entry 1: alert is missing"),
+    "a severity that the alert does not have": (
+        "thresholds: [{alert: KLDivergenceHigh, info: 1}]",
+        "unknown severity of KLDivergenceHigh 'info'; known are: warning",
+    ),
+    "a bound as text": (
+        "thresholds: [{alert: KLDivergenceHigh, warning: high}]",
+        "warning: 'high' must be of type float",
+    ),
+    "a warning beyond critical": (
+        "thresholds: [{alert: KLDivergenceHigh, warning: 0.2}]",
+        "bounds [0.2, 0.1] must lie further above",
+    ),
+    "a label that no run has": (
+        "thresholds: [{alert: KLDivergenceHigh, runs: {recipe: ppo}, warning: 0.06}]",
+        "'recipe' is no label of a run; those are run_id, user_id, rank and the run's tags",
+    ),
+    "a pattern that is none": (
+        "silences: [{runs: {run_id: '('}}]",
+        "silences, entry 1: runs: run_id: '(' is no regular expression",
+    ),
+    "runs of a host": (
+        "thresholds: [{alert: DiskNearlyFull, runs: {user_id: a}, warning: 0.2}]",
+        "DiskNearlyFull is about the host, so it cannot be set for some runs",
+    ),
+    "a silence for nothing": ("silences: [{severity: info}]", "silences, entry 1: give an alert, runs, or both"),
+    "a silence of an unknown alert": ("silences: [{alert: Loud}]", "unknown alert 'Loud'"),
+    "thresholds as mapping": ("thresholds: {}", "thresholds: {} must be a list"),
+    "a key that belongs to another metric": (
+        "metrics: {rl_entropy: {aliases: [{keys: [train/loss]}]}}",
+        "belongs to both training_loss and rl_entropy",
+    ),
+    "a rule without a metric": ("rules: {Mine: {above: {info: 1}}}", "rules.Mine: "),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    """The error names the file, the entry, what was given, and what would be right."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_catalog(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_the_command_writes_the_rules_of_one_s_own_catalog(tmp_path: Path, own: Path) -> None:
+    """``generate alerts --catalog FILE -o DIR`` writes rules and runbook with what the file changes."""
+    arguments = ["generate", "alerts", "--catalog", str(own), "-o", str(tmp_path)]
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    rules = (tmp_path / "alerts/training.rules.yml").read_text()
+    assert 'run_status{status="running", experiment=~"bold-2"}' in rules
+    assert "Toxic" in (tmp_path / "alerts/RUNBOOK.md").read_text()
+    own.write_text("silences: [{}]")
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+def test_help_says_how_to_use_one_s_own_catalog() -> None:
+    """The option's help says that the file is added to the shipped catalog."""
+    from exporter.cli.generate import generate
+
+    assert "shipped" in CliRunner().invoke(generate, ["--help"]).output
