@@ -167,6 +167,20 @@ def test_what_is_not_exported_is_named(run: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_what_the_run_said_of_a_trouble_is_shown(run: Run, tmp_path: Path) -> None:
+    """Checks that are not OK, errors and the reason of a bad end stand there, each on one line, and are no finding."""
+    journal = Journal(tmp_path).start().other("check", name="disk", status="OK").other("event", title="Epoch", text="1")
+    journal.other("check", name="nccl", status="CRITICAL", message="ring\nbroken")
+    journal.other("event", title="Timeout", alert_type="error").other("run_end", status="failed", reason="boom")
+    result = run("check", tmp_path)
+    assert result.code == 0
+    assert result.out.splitlines()[1:] == [
+        "  said: check nccl is CRITICAL: ring broken",
+        "  said: error Timeout",
+        "  said: failed: boom",
+    ]
+
+
 def test_too_many_keys_are_counted(run: Run, tmp_path: Path) -> None:
     """Of 10 000 keys 8000 find no room: the first are named with the reason, the others are numbers."""
     journal = Journal(tmp_path).start().log(0, {f"key_{number}": 1 for number in range(10_000)})

@@ -80,6 +80,11 @@ SAID: dict[tuple[str, str], tuple[dict[str, str], str]] = {
     ("RunWithoutSteps", WARNING): ({}, "Run r started 31m 0s ago and has made no step yet"),
     ("RunCrashed", CRITICAL): ({"status": "crashed"}, "Run r crashed after step 10"),
     ("RunFailed", WARNING): ({"status": "failed"}, "Run r failed after step 10"),
+    ("CheckCritical", CRITICAL): ({"check": "nccl"}, "Check nccl of run r is CRITICAL"),
+    ("ErrorEvent", WARNING): (
+        {"alert_type": "error", "title": "NCCL timeout"},
+        "Run r reported an error: NCCL timeout",
+    ),
     ("TelemetryLosingData", WARNING): ({"reason": "disk_full"}, "Run r loses records (disk_full)"),
     ("TelemetryBadLines", INFO): ({}, "2 lines of the journal of run r cannot be read"),
     ("TelemetryBadLines", WARNING): ({}, "50 lines of the journal of run r cannot be read"),

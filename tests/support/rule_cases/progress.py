@@ -14,6 +14,10 @@ STALLED, CRASHED, FAILED, RUNNING = (
     f'run_status{{run_id="r", status="{status}"}}' for status in ("stalled", "crashed", "failed", "running")
 )
 LAST, START = "run_last_step_timestamp_seconds", "run_start_timestamp_seconds"
+CHECK = 'run_check_status{run_id="r", check="nccl"}'
+ERROR, INFORMATION = (
+    f'run_event{{run_id="r", alert_type="{kind}", title="NCCL timeout"}}' for kind in ("error", "info")
+)
 UP = 'up{instance="h:1", job="telemetry"}'
 LOST = 'telemetry_lost_records_total{reason="disk_full"}'
 REFUSED = 'telemetry_series_refused_total{reason="run"}'
@@ -171,6 +175,25 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
             60,
         ),
         Case("a run that finished", {RUNNING: "1+0x9 0+0x100", FAILED: "0+0x100"}, {600: "", 900: ""}, 60),
+    ],
+    "CheckCritical": [
+        Case(
+            "while it is critical",
+            {CHECK: [0] * 10 + [2] * 10 + [0] * 10},
+            {45: "", 50: CRITICAL, 95: CRITICAL, 100: ""},
+        ),
+        Case("a warning", {CHECK: "1+0x100"}, {300: ""}),
+        Case("an unknown status", {CHECK: "3+0x100"}, {300: ""}),
+        Case("a run that ended", {CHECK: "2+0x100", RUNNING: "0+0x100"}, {300: ""}),
+    ],
+    "ErrorEvent": [
+        Case(
+            "an error, for a quarter of an hour",
+            {ERROR: [None] * 10 + [1] + [None] * 300},
+            {45: "", 50: WARNING, 900: WARNING, 960: ""},
+        ),
+        Case("an error just before the end", {ERROR: "1 _x100", RUNNING: "1 0+0x100"}, {60: WARNING}),
+        Case("something worth a mark", {INFORMATION: "1+0x10"}, {10: "", 300: ""}),
     ],
     "TelemetryLosingData": appears(LOST, WARNING),
     "TelemetrySeriesRefused": appears(REFUSED, WARNING),
