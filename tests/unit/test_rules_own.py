@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from exporter.errors import ConfigError
 from exporter.generate.alerts import alert_rules
 from tests.support.journals import CATALOG
 from tests.support.promtool import CRITICAL, PROMTOOLS, WARNING, Scenario, find_promtool, firing
+from tests.support.servers import REPOSITORY
 
 OWN = """
 thresholds:
@@ -105,18 +107,26 @@ def test_aliases_are_added_to_those_that_are_shipped(tmp_path: Path) -> None:
 def test_each_run_has_the_threshold_of_its_labels(name: str, tmp_path: Path, own: Path) -> None:
     """The default leaves out the runs with thresholds of their own; of several that fit, the last one holds."""
     scenario = Scenario(rules=alert_rules(load_catalog(own)))
+    bold, bold_2 = {"experiment": "bold-1"}, {"experiment": "bold-2"}
+    rule_of = {"bold-1": {"runs": "experiment bold-.*"}, "bold-2": {"runs": "experiment bold-2"}}
     runs = {
         "plain": ({}, 0.09, WARNING), "plain-2": ({}, 0.07, ""), "plain-3": ({"experiment": "x"}, 0.2, CRITICAL),
-        "b1": ({"experiment": "bold-1"}, 0.2, ""), "b1w": ({"experiment": "bold-1"}, 0.5, WARNING),
-        "b1c": ({"experiment": "bold-1"}, 1.0, CRITICAL), "b2": ({"experiment": "bold-2"}, 1.0, WARNING),
-        "b2c": ({"experiment": "bold-2"}, 3.0, CRITICAL), "debug-1": ({}, 9.0, ""),
+        "b1": (bold, 0.2, ""), "b1w": (bold, 0.5, WARNING), "b1c": (bold, 1.0, CRITICAL),
+        "b2": (bold_2, 1.0, WARNING), "b2c": (bold_2, 3.0, CRITICAL), "debug-1": ({}, 9.0, ""),
         "debug-2": ({"experiment": "bold-1"}, 9.0, ""),
     }  # fmt: skip
     for run, (labels, kl, _) in runs.items():
         scenario.add("run_status", "1+0x60", run_id=run, status="running", **labels)
         scenario.add("rl_kl_divergence", f"{kl}+0x60", run_id=run, kind="update", **labels)
     fires = [
-        firing("KLDivergenceHigh", severity, run_id=run, kind="update", **labels)
+        firing(
+            "KLDivergenceHigh",
+            severity,
+            run_id=run,
+            kind="update",
+            **labels,
+            **rule_of.get(labels.get("experiment"), {}),
+        )
         for run, (labels, _, severity) in runs.items()
         if severity
     ]
@@ -201,6 +211,19 @@ def test_the_command_writes_the_rules_of_one_s_own_catalog(tmp_path: Path, own: 
     own.write_text("silences: [{}]")
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+@pytest.mark.parametrize("name", PROMTOOLS)
+def test_the_documented_file_gives_rules_without_a_complaint(name: str, tmp_path: Path) -> None:
+    """The example of docs/operation.md loads, and promtool's lint finds no two rules that it cannot tell apart."""
+    text = (REPOSITORY / "docs/operation.md").read_text()
+    (tmp_path / "mine.yaml").write_text(text.partition("```yaml\n# mine.yaml\n")[2].partition("```")[0])
+    catalog = load_catalog(tmp_path / "mine.yaml")
+    assert "SuccessLost" in {alert.name for alert in catalog.alerts}
+    (tmp_path / "rules.yml").write_text(alert_rules(catalog))
+    command = [find_promtool(name), "check", "rules", "--lint-fatal", "rules.yml"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_help_says_how_to_use_one_s_own_catalog() -> None:

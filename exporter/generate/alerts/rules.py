@@ -57,7 +57,7 @@ def _rule(alert: Alert, catalog: Catalog) -> dict[str, Any]:
         "alert": alert.name,
         "expr": expression(alert, catalog),
         **({"for": alert.lasting} if alert.lasting else {}),
-        "labels": {"severity": alert.severity},
+        "labels": {"severity": alert.severity, **({"runs": said_runs(alert)} if alert.runs else {})},
         "annotations": {
             "summary": filled(alert.summary, alert, catalog),
             "description": filled(alert.meaning, alert, catalog),
@@ -66,6 +66,11 @@ def _rule(alert: Alert, catalog: Catalog) -> dict[str, Any]:
             "runbook_url": f"{RUNBOOK_URL}#{alert.name.lower()}",
         },
     }
+
+
+def said_runs(alert: Alert) -> str:
+    """Which runs a rule is for. As a label it also tells rules of one name apart, which promtool's lint asks for."""
+    return ", ".join(f"{label} {pattern}" for label, pattern in alert.runs.items())
 
 
 def watched(alert: Alert, catalog: Catalog) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exporter.catalog import Alert, Catalog, Condition
 from exporter.generate.alerts.promql import condition
-from exporter.generate.alerts.rules import filled, watched
+from exporter.generate.alerts.rules import filled, said_runs, watched
 from exporter.generate.text import GENERATED, wrap
 
 __all__ = ["runbook"]
@@ -83,5 +83,4 @@ def _warm_up(alert: Alert) -> str:
 
 
 def _runs(alert: Alert) -> str:
-    pairs = ", ".join(f"{label} {pattern}" for label, pattern in alert.runs.items())
-    return f" (runs with {pairs})" if pairs else ""
+    return f" (runs with {said_runs(alert)})" if alert.runs else ""
