@@ -30,9 +30,10 @@ check: $(VENV)/dev
 	$(BIN)/interrogate --quiet exporter tests
 	$(BIN)/telemetry-exporter generate --check
 
+# Three at once also on two cores: the long tests wait for servers most of the time.
 unit: $(VENV)/dev servers
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses=3
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -215,7 +215,7 @@ def test_what_may_pass_is_tried_again_with_growing_pauses(server: Scripted, stat
     assert [0.5 <= pauses[0] <= 1, 1 <= pauses[1] <= 2, 2 <= pauses[2] <= 4] == [True] * 3
 
 
-@pytest.mark.parametrize("after", ["7", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize("after", ["7", formatdate(time.time() + 3600, usegmt=True)], ids=["number", "date"])
 def test_a_server_says_how_long_to_wait(server: Scripted, after: str) -> None:
     """Retry-After is obeyed as a number and as a date, but never for more than a minute."""
     server.say(Answer(503, b"", {"Retry-After": after}), written(1))
