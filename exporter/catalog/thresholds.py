@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from exporter.catalog.model import Alert, Catalog, Condition
 
-__all__ = ["NONFINITE", "WINDOW", "Ladder", "alerts_of_run", "lasting", "selects", "thresholds"]
+__all__ = ["WINDOW", "Ladder", "alerts_of_run", "counts_nonfinite", "lasting", "selects", "thresholds"]
 
 WINDOW = 3
 """How many updates are looked at together."""
 
-NONFINITE = "training_nonfinite"
+_NONFINITE = "training_nonfinite"
 """The counter of values that are no finite numbers."""
 
 
@@ -61,6 +61,11 @@ def thresholds(alerts: Iterable[Alert], metric: str, labels: Mapping[str, str]) 
         if is_threshold and condition.metric == metric and selects(condition, labels):
             rules.setdefault(alert.name, []).append(alert)
     return [Ladder(tuple(rule)) for rule in rules.values()]
+
+
+def counts_nonfinite(alert: Alert, metric: str) -> bool:
+    """Whether an alert is about values of a metric that are NaN or infinite."""
+    return alert.condition.metric == _NONFINITE and selects(alert.condition, {"metric": metric})
 
 
 def selects(condition: Condition, labels: Mapping[str, str]) -> bool:

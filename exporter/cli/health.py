@@ -79,7 +79,7 @@ def _strict(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(run: LoggedRun, findings: Sequence[Finding], catalog: Catalog) -> list[str]:
-    judged = ", ".join(judged_metrics(catalog, run)) or "nothing"
+    judged = ", ".join(judged_metrics(catalog, run)) or "none of its metrics"
     lines = [f"{_name(run)}: {run.logged} steps, {len(findings)} finding(s); judged: {judged}"]
     for finding in findings:
         own = ",".join(f'{name}="{value}"' for name, value in finding.labels.items() if name not in run.labels)
@@ -110,7 +110,7 @@ def _bad(finding: Finding, catalog: Catalog) -> str:
         healthy = next(item.healthy for item in catalog.metrics.values() if item.sample_name == finding.metric)
         sides = {"above": healthy and healthy.above, "below": healthy and healthy.below}
         bounds = " and ".join(f"{side} {bound:g}" for side, bound in sides.items() if bound is not None)
-        return f"not healthy ({bounds}), the furthest {finding.worst:.4g}"
+        return f"outside the healthy range ({bounds}), the furthest {finding.worst:.4g}"
     condition = finding.alert.condition
     side = "above" if condition.above is not None else "below"
     if condition.value == "increase":
@@ -119,5 +119,5 @@ def _bad(finding: Finding, catalog: Catalog) -> str:
         return f"{abs(condition.bound):g} standard deviations {side} the time before, up to {finding.worst:.4g}"
     if condition.against:
         return f"changed by {finding.worst:+.0%} against the time before, {side} {condition.bound:+.0%}"
-    size = "in size " if condition.absolute else ""
-    return f"{size}{side} {condition.bound:g}, the worst {finding.worst:.4g}"
+    bound = f"beyond ±{condition.bound:g}" if condition.absolute else f"{side} {condition.bound:g}"
+    return f"{bound}, the worst {finding.worst:.4g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from exporter.analysis.health.changes import Moment, also_holds, changed
 from exporter.analysis.health.log import LoggedRun, Updates
 from exporter.catalog import Alert, Catalog, Condition, Range
 from exporter.catalog.rules import SEVERITIES
-from exporter.catalog.thresholds import NONFINITE, WINDOW, Ladder, alerts_of_run, lasting, selects, thresholds
+from exporter.catalog.thresholds import WINDOW, Ladder, alerts_of_run, counts_nonfinite, lasting, selects, thresholds
 
 __all__ = ["OUTSIDE_HEALTHY", "Finding", "find", "judged_metrics"]
 
@@ -35,7 +35,7 @@ class Finding:
     of: int
     """How many updates the series has."""
     worst: float
-    """The value furthest beyond the bound; of a rule that compares with the time before, the change."""
+    """The value furthest beyond the bound, or the first that is not finite; the change, where a rule compares."""
     early: int = 0
     """How many of ``count`` were logged before the end of the rule's warm-up."""
     alert: Alert | None = None
@@ -54,17 +54,20 @@ _Told = tuple[Alert, Mapping[int, float]]
 def find(catalog: Catalog, run: LoggedRun) -> list[Finding]:
     """Everything there is to say about a run, the worst first."""
     alerts = _alerts(catalog, run)
-    found = list(_nonfinite(alerts, run, catalog))
-    for updates in run.updates:
-        found += _judged(alerts, run, updates, catalog)
+    found = [finding for updates in run.updates for finding in _judged(alerts, run, updates, catalog)]
     return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
 def judged_metrics(catalog: Catalog, run: LoggedRun) -> list[str]:
-    """The metrics of a run that a rule or a healthy range is about: of the others nothing is known."""
-    watched = {alert.condition.metric for alert in _alerts(catalog, run)}
-    metrics = [updates.metric for updates in run.updates if updates.values]
-    return sorted({metric.name for metric in metrics if metric.aliases and (metric.name in watched or metric.healthy)})
+    """The metrics of a run that could be judged: of the others nothing is known."""
+    alerts = [alert for alert in _alerts(catalog, run) if run.has_times or not alert.condition.against]
+    watched = {alert.condition.metric for alert in alerts}
+    metrics = {updates.metric.name: updates.metric for updates in run.updates[1:] if updates.logged}
+    return [
+        name
+        for name in sorted(metrics)
+        if name in watched or metrics[name].healthy or any(counts_nonfinite(alert, name) for alert in alerts)
+    ]
 
 
 def _alerts(catalog: Catalog, run: LoggedRun) -> list[Alert]:
@@ -83,16 +86,21 @@ def _judged(alerts: Iterable[Alert], run: LoggedRun, updates: Updates, catalog: 
     for alert, numbers in told:
         if numbers:
             worst = _worst(numbers.values(), alert.condition)
-            yield _finding(run, updates, numbers, worst, alert)
+            early = sum(updates.rows[index] < alert.warm_up for index in numbers)
+            yield _finding(run, updates, _steps(updates, numbers), worst, alert, early)
     if unhealthy:
         worst = max(unhealthy.values(), key=lambda value: _distance(value, updates.metric.healthy))
-        yield _finding(run, updates, unhealthy, worst)
+        yield _finding(run, updates, _steps(updates, unhealthy), worst)
+    for alert in alerts:
+        if counts_nonfinite(alert, name) and alert.condition.holds(len(updates.nonfinite)):
+            steps = [step for step, _ in updates.nonfinite]
+            finding = _finding(run, updates, steps, updates.nonfinite[0][1], alert)
+            yield dataclasses.replace(finding, of=updates.logged)
 
 
 def _finding(
-    run: LoggedRun, updates: Updates, indices: Iterable[int], worst: float, alert: Alert | None = None
+    run: LoggedRun, updates: Updates, steps: Sequence[int], worst: float, alert: Alert | None = None, early: int = 0
 ) -> Finding:
-    steps = [updates.steps[index] for index in indices]
     return Finding(
         alert.name if alert else OUTSIDE_HEALTHY,
         alert.severity if alert else "info",
@@ -103,9 +111,13 @@ def _finding(
         len(steps),
         len(updates.values),
         worst,
-        sum(updates.rows[index] < alert.warm_up for index in indices) if alert else 0,
+        early,
         alert,
     )
+
+
+def _steps(updates: Updates, indices: Iterable[int]) -> list[int]:
+    return [updates.steps[index] for index in indices]
 
 
 def _labels(run: LoggedRun, own: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -169,28 +181,3 @@ def _distance(value: float, healthy: Range | None) -> float:
     above = healthy.above if healthy and healthy.above is not None else value
     below = healthy.below if healthy and healthy.below is not None else value
     return max(above - value, value - below)
-
-
-def _nonfinite(alerts: Iterable[Alert], run: LoggedRun, catalog: Catalog) -> Iterator[Finding]:
-    """Values that are no finite numbers, by metric; one is enough, at once."""
-    metrics: dict[str, list[Updates]] = defaultdict(list)
-    for updates in run.updates:
-        metrics[updates.metric.name].append(updates)
-    for alert in (alert for alert in alerts if alert.condition.metric == NONFINITE):
-        for name, several in metrics.items():
-            steps = [step for updates in several for step in updates.nonfinite]
-            labels = {"metric": name}
-            if not (selects(alert.condition, labels) and alert.condition.holds(len(steps))):
-                continue
-            yield Finding(
-                alert.name,
-                alert.severity,
-                catalog.metrics[NONFINITE].sample_name,
-                _labels(run, labels.items()),
-                min(steps),
-                max(steps),
-                len(steps),
-                sum(len(updates.values) + len(updates.nonfinite) for updates in several),
-                len(steps),
-                alert=alert,
-            )

@@ -36,13 +36,18 @@ class Updates:
     attempts: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
-    nonfinite: list[int] = field(default_factory=list)
-    """The steps at which the value was NaN or infinite: they are in none of the columns."""
+    nonfinite: list[tuple[int, float]] = field(default_factory=list)
+    """Step and value where it was NaN or infinite: they are in none of the columns."""
+
+    @property
+    def logged(self) -> int:
+        """How often the series was logged, as whatever number."""
+        return len(self.values) + len(self.nonfinite)
 
     def add(self, row: int, stamped: Stamped, step: int, value: float) -> None:
         """Take in one more value, in canonical units."""
         if not math.isfinite(value):
-            self.nonfinite.append(step)
+            self.nonfinite.append((step, value))
             return
         self.rows.append(row)
         self.times.append(stamped.ms)
