@@ -160,10 +160,13 @@ def _same_side(one: Condition, other: Condition) -> bool:
     return (one.above is None) == (other.above is None)
 
 
-def _unhealthy(updates: Updates, ladders: Iterable[Ladder], told: Iterable[_Told]) -> dict[int, float]:
-    """Updates outside the healthy range that no alert counts; what an info alert is for, it alone tells."""
+def _unhealthy(updates: Updates, ladders: Sequence[Ladder], told: Iterable[_Told]) -> dict[int, float]:
+    """Updates outside the healthy range that no alert counts; what an info alert is for, it alone tells.
+
+    A kind of the metric that no rule watches has another range, or none.
+    """
     healthy = updates.metric.healthy
-    if healthy is None:
+    if healthy is None or not ladders:
         return {}
     told_already = {index for _, numbers in told for index in numbers}
     infos = [ladder for ladder in ladders if ladder.alerts[0].severity == "info"]
