@@ -23,7 +23,7 @@ __all__ = ["health"]
 
 
 @click.command()
-@click.argument("path", metavar="FILE|RUN", type=click.Path(path_type=Path))
+@click.argument("path", metavar="FILE|RUN", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list of findings.")
 @click.option("--format", "format_name", type=click.Choice(list(SOURCES)), help="Read it as this format.")
 @click.option(
@@ -53,7 +53,6 @@ def health(path: Path, *, as_json: bool, format_name: str | None, catalog_file: 
 
 
 def _runs(path: Path, catalog: Catalog, format_name: str | None) -> list[LoggedRun]:
-    path.stat()
     source = source_named(format_name) if format_name else None
     with TemporaryDirectory() as folder:
         journals = journals_below(path, Path(folder), source)

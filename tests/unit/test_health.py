@@ -8,7 +8,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.analysis.health import OUTSIDE_HEALTHY, Finding, find, read_run
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
 from exporter.cli import main
 from exporter.cli.health import health
 from exporter.errors import ConfigError
@@ -165,7 +165,7 @@ def test_no_update_counts_twice(values: list[float], key: str) -> None:
     findings = [finding for finding in found(column(key, values)) if finding.rule != "TrainingNonFinite"]
     finite = sum(map(math.isfinite, values))
     assert sum(finding.count for finding in findings) <= finite
-    assert all(finding.of == finite and 1 <= finding.count for finding in findings)
+    assert all(finding.of == finite and finding.count >= 1 for finding in findings)
     assert all(finding.first_step <= finding.last_step for finding in findings)
 
 
@@ -257,3 +257,260 @@ def test_the_cases_are_of_every_kind_of_rule() -> None:
         if alert.about == "run" and alert.condition.metric and CATALOG.metrics[alert.condition.metric].type == "gauge"
     }
     assert rules - judged == {"ExplainedVarianceLow", "ExplainedVarianceDip"}  # these need a count of steps: see above
+
+
+def test_a_pace_that_drops_is_found() -> None:
+    """An hour of a step a second, then one in four seconds: three quarters fewer steps, counted as they were logged."""
+    with TemporaryDirectory() as folder:
+        journal = Journal(Path(folder)).start()
+        times = [*range(4200), *range(4200, 6000, 4)]
+        for number, after in enumerate(times):
+            journal.log(number, {LOSS: 1.0}, float(after))
+        findings = find(CATALOG, read_run(journal.path, CATALOG, pytest.fail))
+    (warning,) = (finding for finding in findings if finding.severity == WARNING)
+    assert (warning.rule, warning.metric) == ("ThroughputDropped", "training_steps_total")
+    assert warning.worst == pytest.approx(-0.75, abs=0.02)
+    assert warning.last_step == len(times) - 1
+
+
+def test_a_log_without_times_is_compared_with_nothing(tmp_path: Path) -> None:
+    """Where rows have no times, a fall of the entropy cannot be told fast from slow, and the reader is told so."""
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"step": n, "rl/entropy": 2.0 if n < 60 else 0.01}) + "\n" for n in range(120)))
+    result = run(path)
+    assert (result.exit_code, json.loads(run(path, "--json").stdout)) == (0, [])
+    assert "has no times" in result.stderr
+    assert "judged: none of its metrics" in result.stdout
+
+
+# ------------------------------------------------------------------ the command
+
+
+def run(*arguments: str | Path) -> Result:
+    """Call the command; its own errors come through."""
+    return CliRunner().invoke(health, [str(argument) for argument in arguments])
+
+
+def as_json(*arguments: str | Path) -> list[dict[str, Any]]:
+    """The command's findings, which are strict JSON."""
+
+    def refuse(token: str) -> None:
+        raise AssertionError(f"{token} is no JSON")
+
+    return json.loads(run(*arguments, "--json").stdout, parse_constant=refuse)
+
+
+def table(path: Path, rows: Sequence[Row]) -> Path:
+    """A table as a trainer writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def steps(key: str, values: Sequence[float], at: float = 1.7e9) -> list[dict[str, float]]:
+    """Rows of one metric with their steps and times, a minute apart."""
+    return [{"step": number, "timestamp": at + 60 * number, key: value} for number, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("value", "severity", "code"), [(0.2, CRITICAL, 1), (0.07, WARNING, 0), (0.01, None, 0), (math.nan, CRITICAL, 1)]
+)
+def test_only_what_is_critical_is_exit_1(tmp_path: Path, value: float, severity: str | None, code: int) -> None:
+    """A shell is told of a critical finding, and of no other."""
+    path = table(tmp_path / "ppo/progress.csv", steps(KL, [value] * 5))
+    assert run(path).exit_code == run(path, "--json").exit_code == code
+    assert [finding["severity"] for finding in as_json(path)] == ([severity] if severity else [])
+
+
+def test_a_finding_has_exactly_its_fields(tmp_path: Path) -> None:
+    """The JSON is a list of findings with the documented fields, and a NaN is a string in it."""
+    path = table(tmp_path / "ppo/progress.csv", steps(KL, [0.06, 0.2, 0.3, 0.01, math.nan]))
+    high, nan, warning = as_json(path)
+    assert [list(finding) for finding in (high, nan, warning)] == [KEYS] * 3
+    assert high == {
+        "rule": "KLDivergenceHigh",
+        "severity": CRITICAL,
+        "metric": "rl_kl_divergence",
+        "labels": {"kind": "update", "run_id": "ppo"},
+        "first_step": 1,
+        "last_step": 2,
+        "count": 2,
+        "of": 4,
+        "worst": 0.3,
+    }
+    assert (nan["rule"], nan["worst"], nan["count"], nan["of"]) == ("TrainingNonFinite", "NaN", 1, 5)
+    assert (warning["severity"], warning["count"], warning["worst"]) == (WARNING, 1, 0.06)
+
+
+def test_the_same_run_in_any_form_has_the_same_findings(tmp_path: Path) -> None:
+    """A table, lines of JSON, a journal, its packed form and its folder give the same findings."""
+    rows = steps(KL, [0.01, 0.2, 0.3, 0.07] * 5)
+    journal = Journal(tmp_path / "runs", "ppo").start()
+    for row in rows:
+        journal.log(int(row["step"]), {KL: row[KL]}, row["timestamp"] - 1.7e9)
+    packed = tmp_path / "packed/ppo/metrics.jsonl.gz"
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(gzip.compress(journal.path.read_bytes()))
+    lines = tmp_path / "lines/ppo/metrics.jsonl"
+    lines.parent.mkdir(parents=True)
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    progress = table(tmp_path / "csv/ppo/progress.csv", rows)
+    expected = as_json(journal.path)
+    assert [(finding["severity"], finding["count"]) for finding in expected] == [(CRITICAL, 10), (WARNING, 5)]
+    for path in (journal.path.parent, journal.path.parent.parent, packed, lines, progress, progress.parent.parent):
+        assert as_json(path) == expected, path
+
+
+def test_every_run_below_a_folder_is_judged(tmp_path: Path) -> None:
+    """A folder's runs are judged each by itself, journals and other logs, and told by their ids."""
+    Journal(tmp_path, "own").start().log(0, {KL: 0.2}, 0.0)
+    table(tmp_path / "sb3/progress.csv", steps(KL, [0.3] * 4))
+    table(tmp_path / "good/progress.csv", steps(KL, [0.01] * 4))
+    assert {(one["labels"]["run_id"], one["count"]) for one in as_json(tmp_path)} == {("own", 1), ("sb3", 4)}
+    output = run(tmp_path).stdout
+    assert "good: 4 steps, 0 finding(s); judged: rl_kl_divergence" in output
+
+
+def test_lines_say_how_many_where_and_what_to_do(tmp_path: Path) -> None:
+    """The text has the counts, the bound, the worst value and the steps; what is not info says what to do."""
+    values = [0.1] * 49 + [0.2] * 11 + [0.6] * 5 + [0.9] * 20
+    path = table(tmp_path / "ppo/progress.csv", steps(VARIANCE, values))
+    first, finding, action, healthy = run(path).stdout.splitlines()
+    assert first == "ppo: 85 steps, 2 finding(s); judged: rl_explained_variance"
+    for text in ("warning", "ExplainedVarianceLow", "60 of 85 updates below 0.5", "the worst 0.1", "steps 0 to 59"):
+        assert text in finding
+    assert "49 of them in the first 50 steps" in finding
+    (alert,) = (one for one in CATALOG.alerts if (one.name, one.severity) == ("ExplainedVarianceLow", WARNING))
+    assert action.strip() == " ".join(alert.action.split())
+    for text in ("info", "5 of 85 updates outside the healthy range (above 0.7)", "the furthest 0.6"):
+        assert text in healthy
+
+
+def test_rules_that_compare_say_what_has_changed(tmp_path: Path) -> None:
+    """A change is told relative to the time before, a spike in standard deviations."""
+    entropy = [{**row, "timestamp": 1.7e9 + 5 * number} for number, row in enumerate(steps("rl/entropy", [2.0] * 150))]
+    for row in entropy[120:]:
+        row["rl/entropy"] = 0.5
+    path = table(tmp_path / "ppo/progress.csv", entropy)
+    assert "EntropyCollapse: rl_entropy: " in (text := run(path).stdout)
+    assert "changed by -75% against the time before, below -70%" in text
+    norms = steps("train/grad_norm", [1 + 0.1 * math.sin(2.4 * number) for number in range(200)])
+    norms[150]["train/grad_norm"] = 3.5
+    path = table(tmp_path / "sft/progress.csv", norms)
+    assert "1 of 200 updates 6 standard deviations above the time before, up to 3.5, at step 150" in run(path).stdout
+
+
+def test_ones_own_thresholds_and_silences(tmp_path: Path) -> None:
+    """A catalog file moves bounds for some runs, adds keys, and silences; another run keeps the shipped bounds."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "metrics:\n  rl_kl_divergence:\n    aliases: [{keys: [my/kl], labels: {kind: update}}]\n"
+        "thresholds:\n  - {alert: KLDivergenceHigh, runs: {run_id: loose-.*}, warning: 0.3, critical: 0.6}\n"
+        "silences:\n  - {alert: KLDivergenceHigh, runs: {run_id: quiet}}\n"
+    )
+    found = {}
+    for name in ("loose-1", "strict", "quiet"):
+        path = table(tmp_path / name / "progress.csv", steps("my/kl", [0.4] * 5))
+        found[name] = [(finding["rule"], finding["severity"]) for finding in as_json(path, "--catalog", mine)]
+        assert as_json(path) == []
+    assert found == {
+        "loose-1": [("KLDivergenceHigh", WARNING)],
+        "strict": [("KLDivergenceHigh", CRITICAL)],
+        "quiet": [],
+    }
+
+
+def test_a_log_without_metrics_is_a_warning(tmp_path: Path) -> None:
+    """Nothing to judge is no finding, and is said."""
+    journal = Journal(tmp_path).start()
+    result = run(journal.path)
+    assert result.exit_code == 0
+    assert "no metrics in it" in result.stderr
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    """A line that cannot be read is said with its number, and the others are judged."""
+    journal = Journal(tmp_path).start().log(0, {KL: 0.2}, 0.0).raw(b"{nonsense\n").log(1, {KL: 0.2}, 60.0)
+    result = run(journal.path)
+    assert result.exit_code == 1
+    assert "line 3 is left out" in result.stderr
+    assert "2 of 2 updates" in result.stdout
+
+
+def test_what_cannot_be_judged_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is missing, no log, or a folder without one, and a bad catalog are exit 2 with a reason."""
+    prose = tmp_path / "prose.txt"
+    prose.write_text("Dear reader,\nthis is no log.\n")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("thresholds: [{alert: Nonsense}]\n")
+    for arguments, reason in (
+        ([tmp_path / "missing"], "does not exist"),
+        ([prose], "no training log"),
+        ([tmp_path], "no training log"),
+        ([prose, "--catalog", bad], "unknown alert 'Nonsense'"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["health", *map(str, arguments)])
+        assert caught.value.code == 2
+        assert reason in capsys.readouterr().err
+    damaged = tmp_path / "runs/r1/metrics.jsonl.gz"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(gzip.compress(b'{"_type": "step", "time": 1.0, "step": 0, "metrics": {}}\n' * 99)[:-20])
+    error = run(damaged).exception
+    assert isinstance(error, ConfigError)
+    assert "damaged" in str(error)
+
+
+# ------------------------------------------------------------------ real logs
+
+
+def cells(file: str, title: str) -> list[float]:
+    """A column of a real table by the standard library."""
+    csv.field_size_limit(1 << 28)
+    with (DATA / file).open(newline="") as table:
+        return [float(row[title]) for row in csv.DictReader(table) if row[title]]
+
+
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+ATARI = "rl-experiments/atari-ppo-breakout-torch-{}/progress.csv"
+
+
+@real
+def test_the_ppo_run_of_others_has_a_poor_value_function_and_nothing_else() -> None:
+    """85 of 122 updates are below 0.5 and 37 between 0.5 and 0.7, by plain counting too; KL and clipping are well."""
+    values = cells("bevos/progress.csv", VARIANCE)
+    poor, low = sum(value < 0.5 for value in values), sum(0.5 <= value < 0.7 for value in values)
+    assert (poor, low, len(values)) == (85, 37, 122)
+    warning, info = as_json(DATA / "bevos/progress.csv")
+    assert (warning["rule"], warning["severity"], warning["count"]) == ("ExplainedVarianceLow", WARNING, poor)
+    assert (info["rule"], info["severity"], info["count"]) == (OUTSIDE_HEALTHY, INFO, low)
+    assert {warning["metric"], info["metric"]} == {"rl_explained_variance"}
+    assert warning["of"] == info["of"] == len(values)
+    assert warning["worst"] == min(values)
+    assert info["worst"] == min(value for value in values if value >= 0.5)
+    assert run(DATA / "bevos/progress.csv").exit_code == 0
+
+
+@real
+@pytest.mark.parametrize(
+    ("version", "title", "rows"), [("True", "info/learner/kl", 0), ("False", "info/learner/default_policy/kl", 10)]
+)
+def test_the_kl_of_real_runs_is_counted(version: str, title: str, rows: int) -> None:
+    """Of two real runs one has 10 updates with a KL above 0.1, two of them in a row, and the other none."""
+    values = cells(ATARI.format(version), title)
+    assert sum(value > 0.1 for value in values) == rows
+    findings = [one for one in as_json(DATA / ATARI.format(version)) if one["metric"] == "rl_kl_divergence"]
+    assert sum(one["count"] for one in findings if one["severity"] == CRITICAL) == rows
+    assert sum(one["count"] for one in findings) == sum(value > 0.05 for value in values)
+    assert run(DATA / ATARI.format(version)).exit_code == (1 if rows else 0)
+
+
+@real
+def test_two_forms_of_one_real_run_have_the_same_findings() -> None:
+    """RLlib writes a run as JSON and as a table: what is found in both is the same."""
+    assert as_json(DATA / "flow/trained_ring/result.json") == as_json(DATA / "flow/trained_ring/progress.csv") != []

@@ -134,9 +134,7 @@ def _lasting(ladder: Ladder, run: LoggedRun, updates: Updates, catalog: Catalog)
     """The severities of a rule that lasted, each with its own updates."""
     levels = [ladder.level(value) for value in updates.values]
     alert, peak = ladder.alerts[0], 0
-    window = WINDOW if len(levels) >= WINDOW else 1
-    for end in range(window - 1, len(levels) if any(levels) else 0):
-        level = lasting(levels[end + 1 - window : end + 1])
+    for end, level in _levels_that_last(levels):
         if level > peak and updates.rows[end] >= alert.warm_up:
             moment = Moment(updates.times[end], updates.attempts[end], catalog)
             peak = level if also_holds(alert, run, moment) else peak
@@ -144,15 +142,23 @@ def _lasting(ladder: Ladder, run: LoggedRun, updates: Updates, catalog: Catalog)
         yield severity, {i: updates.values[i] for i, level in enumerate(levels) if min(level, peak) == place}
 
 
+def _levels_that_last(levels: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The level of each three successive updates, of fewer of each one; with the index of the last of them."""
+    window = WINDOW if len(levels) >= WINDOW else 1
+    for end in range(window - 1, len(levels)):
+        yield end, lasting(levels[end + 1 - window : end + 1])
+
+
 def _spikes(alerts: Iterable[Alert], updates: Updates, lasted: Sequence[Condition]) -> Iterator[_Told]:
-    """Single updates beyond a bound, where nothing on that side lasted."""
+    """Single updates beyond a bound, where neither that nor anything else on that side lasted."""
     for alert in alerts:
         condition = alert.condition
         if condition.value != "worst" or condition.against or any(_same_side(condition, other) for other in lasted):
             continue
-        ladder = Ladder((alert,))
-        numbers = {index: value for index, value in enumerate(updates.values) if ladder.level(value)}
-        if any(updates.rows[index] >= alert.warm_up for index in numbers):
+        levels = [Ladder((alert,)).level(value) for value in updates.values]
+        numbers = {index: updates.values[index] for index, level in enumerate(levels) if level}
+        is_late = any(updates.rows[index] >= alert.warm_up for index in numbers)
+        if is_late and not any(level for _, level in _levels_that_last(levels)):
             yield alert, numbers
 
 
