@@ -118,6 +118,25 @@ def test_clipping_that_never_happens_is_no_finding() -> None:
     assert told(found(column(CLIP, [0.2] * 5 + [0.02] * 30))) == [("ClipFractionLow", INFO, 30)]
 
 
+def test_what_an_alert_counts_is_no_spike_as_well() -> None:
+    """Where a poor explained variance lasts, one that is worse than nothing is counted with it, once."""
+    assert told(found(column(VARIANCE, [0.4] * 60 + [-2.0] + [0.4] * 9))) == [("ExplainedVarianceLow", WARNING, 70)]
+
+
+def test_a_dip_in_the_warm_up_is_none() -> None:
+    """A dip is told after the warm-up; before, it is no more than an update that is not healthy."""
+    assert told(found(column(VARIANCE, [0.9] * 3 + [-2.0] + [0.9] * 80))) == [(OUTSIDE_HEALTHY, INFO, 1)]
+    assert told(found(column(VARIANCE, [0.9] * 70 + [-2.0] + [0.9] * 9))) == [("ExplainedVarianceDip", INFO, 1)]
+
+
+def test_the_scale_of_a_trainer_is_applied() -> None:
+    """A share in percent is judged, and told, as a share."""
+    findings = found(column("time_metrics/data_loading(%)", [9.0] * 5 + [60.0] * 3))
+    assert [(one.metric, one.severity, one.count, one.worst) for one in findings] == [
+        ("performance_data_wait_ratio", WARNING, 3, pytest.approx(0.6))
+    ]
+
+
 # ------------------------------------------------------------------ warm-up, healthy range, NaN
 
 
@@ -257,6 +276,13 @@ def test_the_cases_are_of_every_kind_of_rule() -> None:
         if alert.about == "run" and alert.condition.metric and CATALOG.metrics[alert.condition.metric].type == "gauge"
     }
     assert rules - judged == {"ExplainedVarianceLow", "ExplainedVarianceDip"}  # these need a count of steps: see above
+
+
+def test_what_stays_high_is_a_spike_only_until_it_lasts() -> None:
+    """Of a norm that jumps and stays, half a minute is told as spikes: then most of the last minute is as high."""
+    norms = [1 + 0.1 * math.sin(2.4 * number) for number in range(600)] + [3.0] * 600
+    (spike,) = (one for one in found(column("train/grad_norm", norms)) if one.rule == "GradientNormSpike")
+    assert (spike.first_step, spike.count) == (600, pytest.approx(30, abs=15))  # it is evaluated every 15 s
 
 
 def test_a_pace_that_drops_is_found() -> None:

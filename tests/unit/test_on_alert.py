@@ -82,6 +82,12 @@ def test_one_bad_update_among_good_ones_is_told_nobody(start: Start) -> None:
     assert told(alerts_of(start, column(KL, [0.01, 0.01, 9.0, 0.01, 9.0]), run_id="r2")) == [(CRITICAL, 4)]
 
 
+@pytest.mark.parametrize("bad", [0.2, -0.2])
+def test_a_long_calm_hides_nothing(start: Start, bad: float) -> None:
+    """After many good updates two bad ones of either sign begin the alert as ever."""
+    assert told(alerts_of(start, column(KL, [0.01] * 50 + [bad] * 2))) == [(CRITICAL, 51)]
+
+
 def test_it_is_told_once_and_again_only_after_it_ended(start: Start) -> None:
     """An alert ends with three good updates in a row, not with two, and can begin anew after that."""
     bad, good = [0.2] * 3, [0.01]
@@ -113,6 +119,12 @@ def test_the_warm_up_counts_logged_steps(start: Start) -> None:
     for number in range(2 * WARM_UP):
         run.log({VARIANCE: -1.0}, step=1000 + 10 * number)
     assert told(alerts) == [(CRITICAL, 1000 + 10 * (WARM_UP - 1))]
+
+
+def test_the_end_of_the_warm_up_accuses_no_good_update(start: Start) -> None:
+    """A rule that begins to apply while the last update is good waits for a bad one, also after a long calm."""
+    values = [0.9] * (WARM_UP - 3) + [-1.0, -1.0, 0.9, 0.9, 0.9] + [0.9] * 20 + [-1.0, -1.0]
+    assert told(alerts_of(start, column(VARIANCE, values))) == [(CRITICAL, len(values) - 1)]
 
 
 def test_the_scale_of_a_trainer_is_applied(start: Start) -> None:
@@ -267,6 +279,29 @@ def test_nothing_is_told_that_is_not_beyond_its_bound(values: list[float]) -> No
         between = [value for value in values[first.step + 1 : second.step] if math.isfinite(value)]
         ended = any(all(abs(v) <= 0.05 for v in between[i : i + 3]) for i in range(len(between) - 2))
         assert ended or (first.severity, second.severity) == (WARNING, CRITICAL)
+
+
+def expected(values: Sequence[float]) -> list[tuple[str, int]]:
+    """By the definition, with all of the past at hand: which severities of the KL's rule begin when."""
+    begun, told, finite = [], 0, []
+    for step, value in enumerate(values):
+        if not math.isfinite(value):
+            continue
+        finite.append((abs(value) > 0.05) + (abs(value) > 0.1))
+        recent = finite[-3:]
+        told = 0 if recent == [0, 0, 0] else told
+        lasts = recent[-1] if len(recent) < 3 else max(n for n in (0, 1, 2) if sum(one >= n for one in recent) >= 2)
+        if min(lasts, recent[-1]) > told:
+            told = min(lasts, recent[-1])
+            begun.append(((WARNING, CRITICAL)[told - 1], step))
+    return begun
+
+
+@given(st.lists(st.sampled_from([0.0, 0.01, -0.01, 0.01, 0.05, 0.07, -0.07, 0.2, -0.2, math.nan]), max_size=60))
+def test_what_is_told_follows_from_the_definition(values: list[float]) -> None:
+    """Whatever is logged, the alerts are those that the whole history of the metric defines."""
+    alerts = [alert for alert in _in_memory(column(KL, values)) if alert.rule == "KLDivergenceHigh"]
+    assert told(alerts) == expected(values)
 
 
 @given(st.lists(st.floats(-0.05, 0.05), min_size=1, max_size=40))
