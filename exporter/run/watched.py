@@ -157,14 +157,17 @@ class _Rule:
 
     def add(self, value: float, logged: int) -> Alert | None:
         """The severity that begins with this value, if one does."""
-        self._levels.append(self.ladder.level(value))
+        level = self.ladder.level(value)
+        self._levels.append(level)
         if self.is_calm:
             self._told = 0
-        level = min(lasting(tuple(self._levels)), self._levels[-1])
         if level <= self._told or logged < self.ladder.alerts[0].warm_up:
             return None
-        self._told = level
-        return self.ladder.alerts[level - 1]
+        lasts = min(lasting(tuple(self._levels)), level)
+        if lasts <= self._told:
+            return None
+        self._told = lasts
+        return self.ladder.alerts[lasts - 1]
 
 
 _NOTHING = math.inf, -math.inf
