@@ -449,6 +449,30 @@ def test_ones_own_thresholds_and_silences(tmp_path: Path) -> None:
     }
 
 
+def test_every_kind_of_rule_of_ones_own_is_judged_or_left_out(tmp_path: Path) -> None:
+    """Lowest, highest and mean of a window are found in a log; a rule that needs what no log tells finds nothing."""
+    texts = "summary: s, meaning: m, action: a"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "rules:\n"
+        f"  Lowest: {{metric: rl_reward_mean, value: lowest, below: {{warning: 1}}, {texts}}}\n"
+        f"  Highest: {{metric: rl_reward_mean, value: highest, above: {{critical: 9}}, {texts}}}\n"
+        f"  Mean: {{metric: rl_reward_mean, value: mean, window: 1h, above: {{info: 4}}, {texts}}}\n"
+        f"  MeanChange: {{metric: rl_reward_mean, value: mean, against: before, above: {{info: 9}}, {texts}}}\n"
+        f"  Spike: {{metric: rl_reward_mean, value: worst, against: before, above: {{info: 0}}, {texts}}}\n"
+        f"  Share: {{metric: rl_reward_mean, per: rl_reward_std, value: mean, above: {{info: 0}}, {texts}}}\n"
+        f"  Steps: {{metric: training_steps, value: rate, above: {{info: 0}}, {texts}}}\n"
+        f"  Also: {{metric: rl_reward_mean, above: {{info: 0}}, {texts},\n"
+        "         also: [{metric: training_steps, value: increase, above: 0}]}\n"
+    )
+    path = table(tmp_path / "ppo/progress.csv", steps("rl/reward_mean", [5.0, 0.5, 10.0, 5.0] * 10))
+    findings = {one["rule"]: (one["severity"], one["worst"]) for one in as_json(path, "--catalog", mine)}
+    assert findings.keys() == {"Lowest", "Highest", "Mean"}
+    assert findings["Lowest"] == (WARNING, 0.5)
+    assert findings["Highest"] == (CRITICAL, 10.0)
+    assert run(path, "--catalog", mine).exit_code == 1
+
+
 def test_a_log_without_metrics_is_a_warning(tmp_path: Path) -> None:
     """Nothing to judge is no finding, and is said."""
     journal = Journal(tmp_path).start()

@@ -66,7 +66,7 @@ def _stretches(times: Sequence[int], interval: int) -> Iterator[tuple[int, int]]
 
 def _beyond(condition: Condition, updates: Updates, stretch: range, moment: Moment) -> dict[int, float]:
     """The updates of a stretch, where the number is beyond the bound; of a spike only those that make it."""
-    if condition.value != "worst":
+    if (condition.value, condition.against) != ("worst", "spread"):
         number = _number_beyond(condition, updates, moment)
         return {} if number is None else dict.fromkeys(stretch, number)
     usual = _usual(condition, updates, moment)
@@ -81,12 +81,14 @@ def _holds(condition: Condition, updates: Updates, moment: Moment) -> bool:
 
 
 def _number_beyond(condition: Condition, updates: Updates, moment: Moment) -> float | None:
-    """The number that a condition makes of the updates, if it is beyond the bound."""
+    """The number that a condition makes of the updates, if it is beyond the bound; none where a log cannot tell it."""
     if condition.against == "spread":
         usual = _usual(condition, updates, moment)
         return usual.median if usual and usual.is_beyond(usual.median) else None
-    if condition.value == "rate":
+    if condition.value == "rate" and condition.against:
         number = _pace(condition, updates, moment)
+    elif condition.value not in _STATISTICS or condition.per:
+        number = None
     elif condition.against:
         number = _change(condition, updates, moment)
     else:
@@ -98,10 +100,16 @@ def _number_beyond(condition: Condition, updates: Updates, moment: Moment) -> fl
 
 # ------------------------------------------------------------------ the numbers
 
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 _STATISTICS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
     "lowest": min,
     "highest": max,
+    "mean": _mean,
 }
 
 
@@ -185,7 +193,3 @@ def _is_full(condition: Condition, updates: Updates, moment: Moment, baseline: B
     """Whether the older half of a baseline holds updates, where that is asked for."""
     half = fraction(baseline.length, 2)
     return not condition.half_full or bool(moment.values(updates, half, total(baseline.lag, half)))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -60,7 +60,7 @@ def find(catalog: Catalog, run: LoggedRun) -> list[Finding]:
 
 def judged_metrics(catalog: Catalog, run: LoggedRun) -> list[str]:
     """The metrics of a run that could be judged: of the others nothing is known."""
-    alerts = [alert for alert in _alerts(catalog, run) if run.has_times or not alert.condition.against]
+    alerts = [alert for alert in _alerts(catalog, run) if run.has_times or not _needs_times(alert.condition)]
     watched = {alert.condition.metric for alert in alerts}
     metrics = {updates.metric.name: updates.metric for updates in run.updates[1:] if updates.logged}
     return [
@@ -82,7 +82,7 @@ def _judged(alerts: Iterable[Alert], run: LoggedRun, updates: Updates, catalog: 
     told = [one for ladder in ladders for one in _lasting(ladder, run, updates, catalog)]
     told += _spikes(own, updates, [alert.condition for alert, _ in told])
     unhealthy = _unhealthy(updates, ladders, told)
-    told += [(alert, changed(alert, run, updates, catalog)) for alert in own if alert.condition.against]
+    told += [(alert, changed(alert, run, updates, catalog)) for alert in own if _needs_times(alert.condition)]
     for alert, numbers in told:
         if numbers:
             worst = _worst(numbers.values(), alert.condition)
@@ -96,6 +96,10 @@ def _judged(alerts: Iterable[Alert], run: LoggedRun, updates: Updates, catalog: 
             steps = [step for step, _ in updates.nonfinite]
             finding = _finding(run, updates, steps, updates.nonfinite[0][1], alert)
             yield dataclasses.replace(finding, of=updates.logged)
+
+
+def _needs_times(condition: Condition) -> bool:
+    return bool(condition.against) or condition.value in ("lowest", "highest", "mean")
 
 
 def _finding(
