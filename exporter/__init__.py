@@ -8,12 +8,13 @@ run.log({"train/loss": 0.5}, step=1)
 
 from exporter._version import __version__
 from exporter.errors import ConfigError, MissingDependencyError, RunError, ServerError, TelemetryError
-from exporter.run import Run, Table, start_run
+from exporter.run import Run, RunAlert, Table, start_run
 
 __all__ = [
     "ConfigError",
     "MissingDependencyError",
     "Run",
+    "RunAlert",
     "RunError",
     "ServerError",
     "Table",

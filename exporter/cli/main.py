@@ -19,6 +19,7 @@ from exporter.cli.explain import explain
 from exporter.cli.export import export
 from exporter.cli.generate import generate
 from exporter.cli.grafana import grafana
+from exporter.cli.health import health
 from exporter.cli.inspect import inspect
 from exporter.cli.run import run
 from exporter.cli.serve import serve
@@ -39,7 +40,7 @@ def cli() -> None:
     """Training telemetry on Prometheus: every step, alerts that say what to do, dashboards."""
 
 
-for command in (serve, run, demo, check, inspect, export, backfill, explain, doctor, generate, grafana):
+for command in (serve, run, demo, check, inspect, health, export, backfill, explain, doctor, generate, grafana):
     cli.add_command(command)
 
 

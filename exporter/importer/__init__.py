@@ -1,5 +1,5 @@
 """Foreign logs become journals, so that nothing behind them knows the difference."""
 
-from exporter.importer.importer import Importer, ImportOptions, journals_of
+from exporter.importer.importer import Importer, ImportOptions, journals_below, journals_of
 
-__all__ = ["ImportOptions", "Importer", "journals_of"]
+__all__ = ["ImportOptions", "Importer", "journals_below", "journals_of"]

@@ -6,14 +6,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.catalog import Namer, default_catalog
 from exporter.errors import ConfigError
 from exporter.importer.imported_run import ImportedRun
-from exporter.importer.logs import LogFinder, Place, lone_log, runs_of
+from exporter.importer.logs import FoundLog, LogFinder, Place, lone_log, runs_of
 from exporter.journal import is_journal
 from exporter.records import RunStart
 from exporter.sources import Source, find_source
@@ -23,7 +23,7 @@ try:
 except ImportError:  # not on Windows: there two sidecars of one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ImportOptions", "Importer", "journals_of"]
+__all__ = ["ImportOptions", "Importer", "journals_below", "journals_of"]
 
 FOLLOW_SECONDS = 7 * 86400.0
 """A log that was last written longer ago is not followed; ``backfill`` is for those."""
@@ -164,8 +164,29 @@ def journals_of(path: Path, folder: Path, source: Source | None = None) -> list[
     if source is None:
         raise ConfigError(f"{path} is no training log of a known format; --format overrides the detection")
     log = lone_log(path, source)
-    run = ImportedRun(folder, RunStart(0.0, log.place.run_id, rank=log.place.rank), Namer(default_catalog()))
-    run.follow([log])
+    return _imported(log.place, [log], folder)
+
+
+def journals_below(path: Path, folder: Path, source: Source | None = None) -> list[Path]:
+    """Journals with everything that the logs below a path hold, each run once; of a file as ``journals_of``.
+
+    Raises:
+        ConfigError: there is no log of a known format.
+        OSError: one cannot be read, or the folder cannot be written.
+    """
+    if not path.is_dir():
+        return journals_of(path, folder, source)
+    journals, logs = LogFinder([path], Namer(default_catalog()), source).find(-math.inf)
+    found = journals + [made for place, log in runs_of(logs).items() for made in _imported(place, log, folder)]
+    if not found:
+        raise ConfigError(f"there is no training log of a known format below {path}; name a file")
+    return found
+
+
+def _imported(place: Place, logs: Sequence[FoundLog], folder: Path) -> list[Path]:
+    """Journals with everything that the logs of one run hold."""
+    run = ImportedRun(folder, RunStart(0.0, place.run_id, rank=place.rank), Namer(default_catalog()))
+    run.follow(logs)
     while not run.take(math.inf):
         pass
     return list(run.journals())

@@ -131,7 +131,7 @@ class TrainerRun:
         self.end("failed", f"{type(error).__name__}: {error}" if error else "the training did not reach its end")
 
 
-def _resolve(settings: Any = None, directory: Any = None, **others: Any) -> Settings:
-    """What ``start_run`` makes of these arguments."""
+def _resolve(settings: Any = None, directory: Any = None, on_alert: Any = None, **others: Any) -> Settings:  # noqa: ARG001
+    """The settings that ``start_run`` makes of these arguments."""
     folder = None if directory is None else os.fspath(directory)
     return resolve_settings({**others, "directory": folder}, os.environ, settings)

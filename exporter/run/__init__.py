@@ -1,7 +1,8 @@
 """The API inside a training script."""
 
+from exporter.run.alerts import RunAlert
 from exporter.run.run import Run
 from exporter.run.start import start_run
 from exporter.run.table import Table
 
-__all__ = ["Run", "Table", "start_run"]
+__all__ = ["Run", "RunAlert", "Table", "start_run"]

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter._version import __version__
 from exporter.encoding import clean, encode_line
-from exporter.errors import RunError, ServerError
+from exporter.errors import ConfigError, RunError, ServerError
 from exporter.journal import TARGETS_FOLDER, JournalWriter, find_journals, journal_name, read_chunks
 from exporter.records import Step
+from exporter.run.alerts import OnAlert
 from exporter.run.exits import close_at_exit
 from exporter.run.ranks import Rank, detect_rank
 from exporter.run.run import Run
@@ -43,12 +44,18 @@ def start_run(
     port: int | None = None,
     ranks: str | None = None,
     settings: str | os.PathLike[str] | None = None,
+    on_alert: OnAlert | None = None,
 ) -> Run:
     """Start a run, or resume the one of that id with its next attempt and step.
 
     What is not given comes from TELEMETRY_RUN_ID and the like, then from the YAML file ``settings`` (or
     TELEMETRY_SETTINGS), then from the defaults in :class:`exporter.run.settings.Settings`. On ranks above
     0 the run does nothing unless ``ranks="all"``.
+
+    ``on_alert`` is called with a :class:`exporter.RunAlert` when what is logged crosses a threshold of the catalog,
+    after it was stored and in the same thread, so that a script can stop itself: let it set a flag, or call
+    ``sys.exit()``. Other exceptions of it do not reach the training. :class:`exporter.run.watched.WatchedRun` says
+    when an alert begins and ends.
 
     Raises:
         ConfigError: a setting is unknown or not usable.
@@ -66,11 +73,13 @@ def start_run(
         "port": port,
         "ranks": ranks,
     }
+    if on_alert is not None and not callable(on_alert):
+        raise ConfigError(f"on_alert={on_alert!r:.80} must be a function that takes one exporter.RunAlert")
     resolved = resolve_settings(arguments, os.environ, None if settings is None else os.fspath(settings))
     rank = detect_rank(os.environ)
     if rank.rank and resolved.ranks == "main":
         return Run(resolved.run_id, None)
-    return _open_run(resolved, rank)
+    return _open_run(resolved, rank, on_alert)
 
 
 class _Past(NamedTuple):
@@ -80,7 +89,7 @@ class _Past(NamedTuple):
     next_step: int
 
 
-def _open_run(settings: Settings, rank: Rank) -> Run:
+def _open_run(settings: Settings, rank: Rank, on_alert: OnAlert | None) -> Run:
     path = Path(settings.directory) / settings.run_id / journal_name(rank.rank)
     past = _past(path)
     writer = JournalWriter(path, _header(settings, rank, past.attempts + 1))
@@ -88,9 +97,16 @@ def _open_run(settings: Settings, rank: Rank) -> Run:
     server, stop = None, _nothing
     if settings.port is not None and rank.rank == 0:
         server, stop = _serve(settings, path)
-    run = Run(settings.run_id, writer, past.next_step, stop, server.url if server else None)
+    make = Run if on_alert is None else _watched(on_alert)
+    run = make(settings.run_id, writer, past.next_step, stop, server.url if server else None)
     close_at_exit(run)
     return run
+
+
+def _watched(on_alert: OnAlert) -> Callable[..., Run]:
+    from exporter.run.watched import WatchedRun  # only such runs pay for the catalog
+
+    return partial(WatchedRun, on_alert=on_alert)
 
 
 def _past(path: Path) -> _Past:

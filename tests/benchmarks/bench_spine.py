@@ -17,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 STEPS = 20_000
 SERIES = 30
@@ -42,15 +43,25 @@ def per_step(step: Callable[[int, dict[str, float]], None]) -> float:
     return statistics.median(stretches)
 
 
-def log_ours() -> float:
+def log_ours(rows: Sequence[Mapping[str, float]] = ROWS, **settings: Any) -> float:
     """Run.log of 30 floats: in the journal's file when it returns."""
     from exporter import start_run
 
     with tempfile.TemporaryDirectory() as folder:
-        run = start_run(run_id="bench", directory=folder)
-        cost = per_step(lambda number, row: run.log(row, step=number))
+        run = start_run(run_id="bench", directory=folder, **settings)
+        cost = per_step(lambda number, _: run.log(rows[number & 63], step=number))
         run.finish()
     return cost
+
+
+def log_watched() -> float:
+    """The same with a callback on alerts: three of the 30 are judged, and all is well."""
+    return log_ours([{**row, "train/kl": 0.01} for row in ROWS], on_alert=lambda alert: None)
+
+
+def log_alarmed() -> float:
+    """The same with a KL that is always bad, of either sign."""
+    return log_ours(on_alert=lambda alert: None)
 
 
 def log_prometheus_client() -> float:
@@ -230,7 +241,10 @@ for number in range(1000):
 """
 
 SECTIONS: dict[str, tuple[str, list[Callable[[], float]]]] = {
-    "one step's call with 30 floats, us": ("log_prometheus_client", [log_ours, log_floor, log_prometheus_client]),
+    "one step's call with 30 floats, us": (
+        "log_prometheus_client",
+        [log_ours, log_watched, log_alarmed, log_floor, log_prometheus_client],
+    ),
     "a page of 100 000 samples, us per sample": (
         "render_prometheus_client",
         [render_ours, render_packed, render_from_journal, render_prometheus_client],

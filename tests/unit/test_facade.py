@@ -15,6 +15,7 @@ PUBLIC = [
     "ConfigError",
     "MissingDependencyError",
     "Run",
+    "RunAlert",
     "RunError",
     "ServerError",
     "Table",

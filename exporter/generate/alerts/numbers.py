@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 
 from exporter.catalog import Catalog, Condition
-from exporter.generate.alerts.windows import Baseline, baselines, fraction, total, windows
+from exporter.catalog.windows import Baseline, baselines, fraction, total, windows
 
 __all__ = [
     "ON_RUN",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from exporter.catalog import Alert, Catalog, Runs
+from exporter.catalog.windows import fraction, windows
 from exporter.generate.alerts.numbers import (
     ON_RUN,
     as_operand,
@@ -19,7 +20,6 @@ from exporter.generate.alerts.numbers import (
     selected,
     selector,
 )
-from exporter.generate.alerts.windows import fraction, windows
 
 __all__ = ["condition", "expression"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from exporter.catalog import Catalog, Condition
+from exporter.catalog.model import Catalog, Condition
 
-__all__ = ["Baseline", "baselines", "fraction", "total", "windows"]
+__all__ = ["Baseline", "baselines", "fraction", "seconds", "total", "windows"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -18,8 +18,8 @@ def windows(condition: Condition, catalog: Catalog) -> list[str]:
     sparse = condition.sparse_window or (metric.sparse_window if metric else "15m")
     if condition.value in ("increase", "rate", "mean"):
         return [window]
-    spans = [_seconds(window)]
-    spans += [span for span in (_seconds(sparse) // 3, _seconds(sparse)) if span > spans[0]]
+    spans = [seconds(window)]
+    spans += [span for span in (seconds(sparse) // 3, seconds(sparse)) if span > spans[0]]
     return [_duration(span) for span in spans]
 
 
@@ -37,28 +37,29 @@ def baselines(condition: Condition, catalog: Catalog) -> list[Baseline]:
     """The first window and the last, each with the baseline before it."""
     first, *longer = windows(condition, catalog)
     baseline = Baseline(first, condition.baseline or _times_ten(first), condition.lag or first)
-    last = [Baseline(span, _times_ten(span), max(span, baseline.lag, key=_seconds)) for span in longer[-1:]]
+    last = [Baseline(span, _times_ten(span), max(span, baseline.lag, key=seconds)) for span in longer[-1:]]
     return [baseline, *last]
 
 
 def fraction(span: str, parts: int) -> str:
     """A part of a span, at least a second."""
-    return _duration(max(_seconds(span) // parts, 1))
+    return _duration(max(seconds(span) // parts, 1))
 
 
 def total(*spans: str) -> str:
     """Spans one after the other."""
-    return _duration(sum(map(_seconds, spans)))
+    return _duration(sum(map(seconds, spans)))
 
 
-def _times_ten(span: str) -> str:
-    return _duration(10 * _seconds(span))
-
-
-def _seconds(text: str) -> int:
+def seconds(text: str) -> int:
+    """The length of a span in seconds."""
     return int(text[:-1]) * _SECONDS[text[-1]]
 
 
-def _duration(seconds: int) -> str:
-    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % _SECONDS[unit] == 0)
-    return f"{seconds // _SECONDS[unit]}{unit}"
+def _times_ten(span: str) -> str:
+    return _duration(10 * seconds(span))
+
+
+def _duration(length: int) -> str:
+    unit = next(unit for unit in ("d", "h", "m", "s") if length % _SECONDS[unit] == 0)
+    return f"{length // _SECONDS[unit]}{unit}"
