@@ -8,7 +8,7 @@ run.log({"train/loss": 0.5}, step=1)
 
 from exporter._version import __version__
 from exporter.errors import ConfigError, MissingDependencyError, RunError, ServerError, TelemetryError
-from exporter.run import Run, Table, start_run
+from exporter.run import Run, SystemMetricsLogger, Table, start_run
 
 __all__ = [
     "ConfigError",
@@ -16,6 +16,7 @@ __all__ = [
     "Run",
     "RunError",
     "ServerError",
+    "SystemMetricsLogger",
     "Table",
     "TelemetryError",
     "__version__",

@@ -2,6 +2,7 @@
 
 from exporter.run.run import Run
 from exporter.run.start import start_run
+from exporter.run.system_metrics import SystemMetricsLogger
 from exporter.run.table import Table
 
-__all__ = ["Run", "Table", "start_run"]
+__all__ = ["Run", "SystemMetricsLogger", "Table", "start_run"]

@@ -17,6 +17,7 @@ PUBLIC = [
     "Run",
     "RunError",
     "ServerError",
+    "SystemMetricsLogger",
     "Table",
     "TelemetryError",
     "__version__",
