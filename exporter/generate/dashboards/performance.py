@@ -149,11 +149,12 @@ def _processes(catalog: Catalog) -> list[list[timeseries.Panel]]:
         "Memory of processes and container": _MEMORY,
         "Storage traffic": ("run_process_read_bytes", "run_process_written_bytes"),
         "Processes, threads, open files": ("run_processes", "run_process_threads", "run_process_open_fds"),
+        "Processes killed for want of memory, per second": ("run_cgroup_oom_kills",),
     }
     panels = [
         together(title, [catalog.metrics[name] for name in names], process_line) for title, names in shown.items()
     ]
-    return [panels]
+    return [panels[:3], panels[3:]]
 
 
 def _hosts(catalog: Catalog) -> list[list[timeseries.Panel]]:
