@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.cgroup import read_counter
 from exporter.records import Labels
 
 __all__ = ["Processes", "RunProcess", "Status", "tree"]
@@ -16,7 +15,7 @@ __all__ = ["Processes", "RunProcess", "Status", "tree"]
 _MAX_GENERATIONS = 64
 """A process tree is not deeper; what seems to be is read while it changes."""
 
-_DEAD = "ZX"
+_DEAD = (b"Z", b"X")
 
 
 class RunProcess(NamedTuple):
@@ -50,13 +49,11 @@ class Processes:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         """Read below ``proc``; where there is none, nothing is known of any process."""
         self._proc = proc
+        self._ticks_per_second, self._page_bytes = (_system_value(name) for name in ("SC_CLK_TCK", "SC_PAGE_SIZE"))
 
     def environment(self, pid: int) -> dict[str, str]:
         """The environment a process was started with; empty if it is gone or another user's."""
-        try:
-            text = (self._proc / str(pid) / "environ").read_bytes().decode("utf-8", "replace")
-        except OSError:
-            return {}
+        text = self._read(pid, "environ").decode("utf-8", "replace")
         return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
 
     def lineage(self, pid: int) -> Iterator[int]:
@@ -79,20 +76,19 @@ class Processes:
 
     def status(self, pid: int) -> Status | None:
         """What the kernel says of a process; None if it is gone."""
-        try:
-            text = (self._proc / str(pid) / "stat").read_bytes()
-        except OSError:
+        text = self._read(pid, "stat")
+        if not text:
             return None
         # The command's name stands in parentheses and may itself hold spaces and parentheses.
-        state, *numbers = text.rpartition(b")")[2].decode().split()
+        state, *numbers = text.rpartition(b")")[2].split()
         parent, *fields = map(int, numbers)
         ticks = sum(fields[9:13])  # its own in user and system mode, then those of the children it waited for
         return Status(
             parent=parent,
             is_dead=state in _DEAD,
-            cpu_seconds=ticks / os.sysconf("SC_CLK_TCK"),
+            cpu_seconds=ticks / self._ticks_per_second,
             threads=fields[15],
-            resident_bytes=fields[19] * os.sysconf("SC_PAGE_SIZE"),
+            resident_bytes=fields[19] * self._page_bytes,
             started=fields[17],
         )
 
@@ -105,9 +101,9 @@ class Processes:
 
     def storage(self, pid: int) -> tuple[int, int] | None:
         """Bytes that a process had read from storage and written to it; None if it is gone or another user's."""
-        file = self._proc / str(pid) / "io"
-        read, written = read_counter(file, "read_bytes:"), read_counter(file, "write_bytes:")
-        return None if read is None or written is None else (read, written)
+        lines = self._read(pid, "io").splitlines()
+        counts = {name: int(number) for name, _, number in (line.partition(b": ") for line in lines)}
+        return (counts[b"read_bytes"], counts[b"write_bytes"]) if counts else None
 
     def folder(self, pid: int) -> Path | None:
         """The folder in which a process works; None if it is gone or another user's."""
@@ -116,9 +112,22 @@ class Processes:
         except OSError:
             return None
 
+    def _read(self, pid: int, name: str) -> bytes:
+        """A file of a process; empty if the process is gone or another user's."""
+        try:
+            with open(f"{self._proc}/{pid}/{name}", "rb", buffering=0) as file:
+                return file.read()
+        except OSError:
+            return b""
+
     def _parent(self, pid: int) -> int:
         status = self.status(pid)
         return status.parent if status else 0
+
+
+def _system_value(name: str) -> int:
+    """A constant of the system; 1 where there is none, and no /proc either."""
+    return os.sysconf(name) if name in getattr(os, "sysconf_names", {}) else 1
 
 
 def tree(pid: int, children: Mapping[int, Sequence[int]], others: Collection[int] = ()) -> Iterator[int]:
