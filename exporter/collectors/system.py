@@ -85,7 +85,7 @@ def _of_gpu(session: GpuSession, gpu: Device) -> dict[str, Any]:
     busy = values.get("gpu_utilization_ratio")
     return {
         "index": gpu.gpu,
-        "util": None if busy is None else busy * _PERCENT,
+        "util": None if busy is None else round(busy * _PERCENT, 3),
         "mem_used": values.get("gpu_memory_used_bytes"),
         "mem_total": values.get("gpu_memory_total_bytes"),
         "temp_c": values.get("gpu_temperature_celsius"),
