@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from exporter import start_run
 from exporter.exposition import Format
 from exporter.importer import ImportOptions
 from exporter.sidecar import Runs
@@ -144,3 +146,12 @@ def test_without_the_flag_there_is_no_file(tmp_path: Path) -> None:
     """A supervised run writes its journal and nothing else by default."""
     run(tmp_path, ["true"])
     assert [path.name for path in (tmp_path / "runs" / "r").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_run_that_serves_itself_shows_its_own_process(tmp_path: Path) -> None:
+    """The page of ``start_run(port=0)`` has the same series as the sidecar's, of this process and its children."""
+    with start_run("r", directory=tmp_path, port=0) as own, urllib.request.urlopen(f"{own.url}/metrics") as answer:
+        page = judge(answer.read(), Format.TEXT)
+    assert page.value("run_processes", run_id="r", user_id="") >= 1
+    assert page.value("run_process_cpu_seconds_total", run_id="r", user_id="") > 0
+    assert page.value("telemetry_collector_success", collector="run_processes") == 1
