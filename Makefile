@@ -58,6 +58,7 @@ tests/grafana/node_modules: tests/grafana/package-lock.json
 benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_spine.py
 	$(BIN)/python tests/benchmarks/bench_gpu.py
+	$(BIN)/python tests/benchmarks/bench_host.py
 	$(BIN)/python tests/benchmarks/bench_sources.py
 	$(BIN)/python tests/benchmarks/bench_backfill.py
 	$(BIN)/python tests/benchmarks/bench_following.py

@@ -8,7 +8,7 @@ run.log({"train/loss": 0.5}, step=1)
 
 from exporter._version import __version__
 from exporter.errors import ConfigError, MissingDependencyError, RunError, ServerError, TelemetryError
-from exporter.run import Run, RunAlert, Table, start_run
+from exporter.run import Run, RunAlert, SystemMetricsLogger, Table, start_run
 
 __all__ = [
     "ConfigError",
@@ -17,6 +17,7 @@ __all__ = [
     "RunAlert",
     "RunError",
     "ServerError",
+    "SystemMetricsLogger",
     "Table",
     "TelemetryError",
     "__version__",

@@ -27,6 +27,8 @@ the same. Where start_run does not log, as on ranks above 0 under torchrun and S
 A COMMAND that calls start_run itself has a run of its own. Let it have an id of its own, too: one journal has one
 writer, and who comes second gets an error.
 
+Example: telemetry-exporter run --system-metrics --system-metrics-interval 15 -- python train.py
+
 TELEMETRY_* variables are settings here as everywhere. PYTHONUNBUFFERED=1 is set for COMMAND where its output goes into
 a pipe, or metrics would come late; set the variable to nothing to prevent that.
 
@@ -42,6 +44,12 @@ Exit codes of our own: 2 wrong usage or setting, 126 COMMAND cannot be executed,
 @click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="One more label of every series; repeatable.")
 @click.option("--directory", metavar="DIR", help="Folder of runs.  [default: runs]")
 @click.option("--port", type=int, help="Serve /metrics on this port of 127.0.0.1 meanwhile; 0 takes any free one.")
+@click.option(
+    "--system-metrics", metavar="[PATH|AUTO]", is_flag=False, flag_value="AUTO",
+    help="Log CPU, memory, load and GPUs of the machine, and CPU and memory of COMMAND, as lines of JSON: to "
+    "system_metrics.jsonl in the run's folder, or to PATH, which is below that folder where it is relative.",
+)  # fmt: skip
+@click.option("--system-metrics-interval", metavar="SECONDS", type=float, help="At least 0.1.  [default: 60]")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], tags: tuple[str, ...], **settings: Any) -> None:
     """Supervise a command."""

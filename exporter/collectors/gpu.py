@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from exporter.catalog import Catalog
-from exporter.collectors.gpu_owners import Processes, RunProcess, holdings, owned
+from exporter.collectors.gpu_owners import holdings, owned
 from exporter.collectors.gpu_readings import Device, GpuSession, Reading
 from exporter.collectors.nvml import DriverError, GpuLostError
+from exporter.collectors.processes import Processes, RunProcess
 from exporter.records import Labels, Sample
 
 __all__ = ["GpuCollector"]

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from exporter.collectors.gpu_readings import Device, Reading
+from exporter.collectors.processes import Processes, RunProcess
 from exporter.records import Labels
 
-__all__ = ["Holding", "Processes", "RunProcess", "holdings", "owned", "visible"]
-
-_MAX_GENERATIONS = 64
-"""A process tree is not deeper; what seems to be is read while it changes."""
-
-
-class RunProcess(NamedTuple):
-    """A process of a run on this host, and the labels of that run's series."""
-
-    labels: Labels
-    pid: int
+__all__ = ["Holding", "holdings", "owned", "visible"]
 
 
 class Holding(NamedTuple):
@@ -29,38 +19,6 @@ class Holding(NamedTuple):
     device: Device
     pid: int
     memory_bytes: int | None
-
-
-class Processes:
-    """Parents and environments of processes, as far as this user may read them."""
-
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        """Read below ``proc``; where there is none, nothing is known of any process."""
-        self._proc = proc
-
-    def environment(self, pid: int) -> dict[str, str]:
-        """The environment a process was started with; empty if it is gone or another user's."""
-        try:
-            text = (self._proc / str(pid) / "environ").read_bytes().decode("utf-8", "replace")
-        except OSError:
-            return {}
-        return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
-
-    def lineage(self, pid: int) -> Iterator[int]:
-        """The process, its parent, and so on up."""
-        for _ in range(_MAX_GENERATIONS):
-            if pid <= 0:
-                return
-            yield pid
-            pid = self._parent(pid)
-
-    def _parent(self, pid: int) -> int:
-        try:
-            status = (self._proc / str(pid) / "stat").read_bytes()
-        except OSError:
-            return 0
-        # The command's name stands in parentheses and may itself hold spaces and parentheses.
-        return int(status.rpartition(b")")[2].split()[1])
 
 
 def holdings(readings: Iterable[Reading], runs: Sequence[RunProcess], processes: Processes) -> list[Holding]:

@@ -1,20 +1,32 @@
-"""The host and the serving process, by psutil: CPU, load, memory, disks, network."""
+"""The host and the serving process, by psutil: CPU, load, memory, traffic. The one module that imports psutil."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
-
-import psutil
+from types import ModuleType
 
 from exporter.catalog import Catalog
-from exporter.records import Labels, Sample
+from exporter.errors import MissingDependencyError
+from exporter.records import Sample
 
-__all__ = ["HostCollector", "process_is_alive"]
+__all__ = ["HostCollector", "load_psutil", "process_is_alive"]
 
 _CLOCK_TOLERANCE_SECONDS = 60.0
 """A process' start is told relative to the boot, and moves when the clock is set."""
+
+
+def load_psutil() -> ModuleType:
+    """The library, which a supervised command can do without.
+
+    Raises:
+        MissingDependencyError: it is not installed, or does not work here.
+    """
+    try:
+        import psutil
+    except ImportError as error:
+        raise MissingDependencyError(f"psutil cannot be imported ({error}); pip install psutil") from error
+    return psutil
 
 
 class HostCollector:
@@ -22,39 +34,39 @@ class HostCollector:
 
     name = "host"
 
-    def __init__(self, catalog: Catalog, folder: Path) -> None:
-        """Watch the host and the file system of ``folder``."""
+    def __init__(self, catalog: Catalog) -> None:
+        """Begin to measure.
+
+        Raises:
+            MissingDependencyError: psutil is not installed.
+        """
         self._catalog = catalog
-        self._folder = folder
-        self._process = psutil.Process()
-        psutil.cpu_percent()
+        self._psutil = load_psutil()
+        self._process = self._psutil.Process()
+        self._psutil.cpu_percent()
 
     def collect(self) -> Iterator[Sample]:
         """Current values."""
-        yield self._sample("host_cpu_utilization_ratio", psutil.cpu_percent() / 100)
-        yield self._sample("host_cpus", psutil.cpu_count() or 1)
-        for minutes, load in zip((1, 5, 15), psutil.getloadavg(), strict=True):
+        yield self._sample("host_cpu_utilization_ratio", self._psutil.cpu_percent() / 100)
+        yield self._sample("host_cpus", self._psutil.cpu_count() or 1)
+        for minutes, load in zip((1, 5, 15), self._psutil.getloadavg(), strict=True):
             yield self._sample(f"host_load{minutes}", load)
-        memory = psutil.virtual_memory()
+        memory = self._psutil.virtual_memory()
         yield self._sample("host_memory_total_bytes", memory.total)
         yield self._sample("host_memory_available_bytes", memory.available)
-        yield self._sample("host_swap_used_bytes", psutil.swap_memory().used)
+        yield self._sample("host_swap_used_bytes", self._psutil.swap_memory().used)
         yield from self._disk()
         yield from self._network()
         yield from self._own_process()
 
     def _disk(self) -> Iterator[Sample]:
-        labels = (("path", str(self._folder)),)
-        usage = psutil.disk_usage(str(self._folder))
-        yield self._sample("host_disk_size_bytes", usage.total, labels)
-        yield self._sample("host_disk_free_bytes", usage.free, labels)
-        counters = psutil.disk_io_counters()
+        counters = self._psutil.disk_io_counters()
         if counters:
             yield self._sample("host_disk_read_bytes", counters.read_bytes)
             yield self._sample("host_disk_written_bytes", counters.write_bytes)
 
     def _network(self) -> Iterator[Sample]:
-        counters = psutil.net_io_counters()
+        counters = self._psutil.net_io_counters()
         if counters:
             yield self._sample("host_network_received_bytes", counters.bytes_recv)
             yield self._sample("host_network_sent_bytes", counters.bytes_sent)
@@ -69,18 +81,22 @@ class HostCollector:
             if os.name == "posix":
                 yield self._sample("process_open_fds", self._process.num_fds())
 
-    def _sample(self, name: str, value: float, labels: Labels = ()) -> Sample:
-        return Sample(self._catalog.family(name), labels, value)
+    def _sample(self, name: str, value: float) -> Sample:
+        return Sample(self._catalog.family(name), (), value)
 
 
 def process_is_alive(pid: int, since: float) -> bool:
     """Whether the process that had this pid at a time (seconds since 1970) still runs.
 
     A process that was created later has only inherited the number; a zombie is dead.
+
+    Raises:
+        MissingDependencyError: psutil is not installed.
     """
+    psutil = load_psutil()
     try:
         process = psutil.Process(pid)
-        created_before = process.create_time() <= since + _CLOCK_TOLERANCE_SECONDS
+        created_before: bool = process.create_time() <= since + _CLOCK_TOLERANCE_SECONDS
         return created_before and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two: a number that is no pid
         return False

@@ -13,7 +13,20 @@ from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
 from exporter.journal import Chunk, Stamped
-from exporter.records import Check, Event, Labels, Lost, Phase, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
+from exporter.records import (
+    Check,
+    Checkpoint,
+    Event,
+    Labels,
+    Lost,
+    Phase,
+    RunEnd,
+    RunStart,
+    Step,
+    Timing,
+    Unknown,
+    is_free_label,
+)
 
 __all__ = ["Best", "RunState", "default_labels", "run_labels"]
 
@@ -66,6 +79,8 @@ class RunState:
         self.bests: dict[str, Best] = {}
         self.phase: Phase | None = None
         """The phase of the training step that began last."""
+        self.checkpoint_path = ""
+        """Where the last checkpoint is, as the run says it."""
         self.checks: dict[str, str] = {}
         """Latest status of each check."""
         self.lost: Counter[str] = Counter()
@@ -193,6 +208,8 @@ class RunState:
             self.end = record
         elif isinstance(record, Phase):
             self.phase = record
+        elif isinstance(record, Checkpoint):
+            self.checkpoint_path = record.path
         elif isinstance(record, Event):
             if len(self._titles) < _MAX_TITLES:
                 self._titles.add(record.title[:_MAX_TITLE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import secrets
 import time
@@ -22,6 +23,7 @@ _FILE_VARIABLE = "TELEMETRY_SETTINGS"
 _MAX_TAGS = 10
 _MAX_TEXT = 256
 _MAX_LABEL = 64
+_PATHS = ("directory", "system_metrics")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Settings:
     """A few more labels of every series, with few different values."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Hyper-parameters: kept with the run, never labels of its series."""
+    system_metrics: str = ""
+    """File for samples of the machine: a path, relative ones below the run's folder; AUTO for ``system_metrics.jsonl``
+    there; empty for none."""
+    system_metrics_interval: float = 60.0
+    """Seconds between two of them, at least 0.1."""
 
 
 _FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
@@ -110,6 +117,11 @@ def _parse(variable: str, name: str, text: str) -> Any:
         if not text.isdecimal():
             raise ConfigError(f"{variable}={text!r} must be a port number; 0 takes any free one")
         return int(text)
+    if name == "system_metrics_interval":
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{variable}={text!r} must be a number of seconds") from None
     if name in ("tags", "config"):
         pairs = [pair.partition("=") for pair in text.split(",")]
         if not all(separator for _, separator, _ in pairs):
@@ -119,9 +131,9 @@ def _parse(variable: str, name: str, text: str) -> Any:
 
 
 def _check_texts(settings: Settings) -> None:
-    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "directory", "ranks"):
+    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "ranks", *_PATHS):
         value = getattr(settings, name)
-        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name != "directory"):
+        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name not in _PATHS):
             raise ConfigError(f"{name}={value!r:.80} must be a text of at most {_MAX_TEXT} characters")
 
 
@@ -132,6 +144,9 @@ def _check(settings: Settings) -> None:
     port = settings.port
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535):
         raise ConfigError(f"port={port!r} must be None (no server) or a number from 0 (any free port) to 65535")
+    interval = settings.system_metrics_interval
+    if not isinstance(interval, (int, float)) or isinstance(interval, bool) or not math.isfinite(interval):
+        raise ConfigError(f"system_metrics_interval={interval!r} must be a number of seconds; below 0.1 it is 0.1")
     _check_mappings(settings)
 
 

@@ -23,11 +23,12 @@ from exporter.run.exits import close_at_exit
 from exporter.run.ranks import Rank, detect_rank
 from exporter.run.run import Run
 from exporter.run.settings import Settings, resolve_settings
+from exporter.run.system_metrics import system_metrics_logger
 
 if TYPE_CHECKING:
     from exporter.server import MetricsServer
 
-__all__ = ["start_run"]
+__all__ = ["start_resolved", "start_run"]
 
 _SCAN_BYTES = 4 * 1024 * 1024
 
@@ -45,6 +46,8 @@ def start_run(
     ranks: str | None = None,
     settings: str | os.PathLike[str] | None = None,
     on_alert: OnAlert | None = None,
+    system_metrics: str | os.PathLike[str] | None = None,
+    system_metrics_interval: float | None = None,
 ) -> Run:
     """Start a run, or resume the one of that id with its next attempt and step.
 
@@ -72,14 +75,25 @@ def start_run(
         "directory": None if directory is None else os.fspath(directory),
         "port": port,
         "ranks": ranks,
+        "system_metrics": None if system_metrics is None else os.fspath(system_metrics),
+        "system_metrics_interval": system_metrics_interval,
     }
     if on_alert is not None and not callable(on_alert):
         raise ConfigError(f"on_alert={on_alert!r:.80} must be a function that takes one exporter.RunAlert")
     resolved = resolve_settings(arguments, os.environ, None if settings is None else os.fspath(settings))
+    return start_resolved(resolved, os.getpid(), on_alert)
+
+
+def start_resolved(settings: Settings, pid: int, on_alert: OnAlert | None = None) -> Run:
+    """Start a run, or resume it, whose processes are ``pid`` and those that descend from it.
+
+    Raises:
+        RunError: the journal cannot be written, or another process writes it.
+    """
     rank = detect_rank(os.environ)
-    if rank.rank and resolved.ranks == "main":
-        return Run(resolved.run_id, None)
-    return _open_run(resolved, rank, on_alert)
+    if rank.rank and settings.ranks == "main":
+        return Run(settings.run_id, None)
+    return _open_run(settings, rank, pid, on_alert)
 
 
 class _Past(NamedTuple):
@@ -89,16 +103,22 @@ class _Past(NamedTuple):
     next_step: int
 
 
-def _open_run(settings: Settings, rank: Rank, on_alert: OnAlert | None) -> Run:
+def _open_run(settings: Settings, rank: Rank, pid: int, on_alert: OnAlert | None) -> Run:
     path = Path(settings.directory) / settings.run_id / journal_name(rank.rank)
     past = _past(path)
-    writer = JournalWriter(path, _header(settings, rank, past.attempts + 1))
+    writer = JournalWriter(path, _header(settings, rank, pid, past.attempts + 1))
     writer.open()
-    server, stop = None, _nothing
+    url, stops = None, contextlib.ExitStack()
     if settings.port is not None and rank.rank == 0:
         server, stop = _serve(settings, path)
+        url = server.url
+        stops.callback(stop)
+    logger = system_metrics_logger(settings, rank)
+    if logger:
+        logger.start()
+        stops.callback(logger.stop)
     make = Run if on_alert is None else _watched(on_alert)
-    run = make(settings.run_id, writer, past.next_step, stop, server.url if server else None)
+    run = make(settings.run_id, writer, past.next_step, stops.close, url)
     close_at_exit(run)
     return run
 
@@ -130,7 +150,7 @@ def _past(path: Path) -> _Past:
     return _Past(attempts, next_step)
 
 
-def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:
+def _header(settings: Settings, rank: Rank, pid: int, attempt: int) -> bytes:
     fields = {
         "run_id": settings.run_id,
         "user_id": settings.user_id,
@@ -140,7 +160,7 @@ def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:
         "tags": {name: str(value) for name, value in settings.tags.items()},
         "config": settings.config,
         "host": socket.gethostname(),
-        "pid": os.getpid(),
+        "pid": pid,
         "rank": rank.rank,
         "world_size": rank.world_size,
         "version": __version__,
@@ -152,13 +172,14 @@ def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:
 def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[], None]]:
     """Serve this run from a daemon thread, and register for Prometheus' file discovery."""
     from exporter.catalog import default_catalog  # only runs with a server pay for it
-    from exporter.collectors import HostCollector
+    from exporter.collectors import host_collectors
     from exporter.server import Exporter, MetricsServer
 
     catalog = default_catalog()
     folder = journal.parent
-    collectors = [HostCollector(catalog, folder)]
-    exporter = Exporter(partial(find_journals, folder), folder / ".cursors.json", catalog, collectors)
+    exporter = Exporter(partial(find_journals, folder), folder / ".cursors.json", catalog)
+    for collector in host_collectors(catalog, folder, exporter.processes):
+        exporter.add_collector(collector)
     try:
         server = MetricsServer(exporter, "127.0.0.1", settings.port or 0)
     except ServerError as error:
@@ -186,7 +207,3 @@ def _register(target: Path, address: tuple[str, int]) -> None:
         temporary = target.with_suffix(".tmp")
         temporary.write_text(json.dumps(content))
         temporary.replace(target)
-
-
-def _nothing() -> None:
-    """No server to stop."""

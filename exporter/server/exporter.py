@@ -217,7 +217,7 @@ class Exporter:
     def _show(self, now: float) -> list[_Shown]:
         shown = list(self._shown(now))
         self._processes = [
-            RunProcess(history.series.labels, history.state.start.pid)
+            RunProcess(history.series.labels, history.state.start.pid, history.state.checkpoint_path)
             for history, statuses in shown
             if history.state.start and history.is_of_this_host and "running" in statuses
         ]

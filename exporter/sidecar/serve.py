@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from exporter.catalog import default_catalog
-from exporter.collectors import Collector, GpuCollector, HostCollector, process_is_alive
+from exporter.collectors import GpuCollector, host_collectors, process_is_alive
 from exporter.exposition import Format
 from exporter.importer import Importer, ImportOptions
 from exporter.journal import TARGETS_FOLDER
@@ -54,8 +54,10 @@ class Runs:
         self._lock = threading.Lock()
         catalog = default_catalog()
         disk = home if home.exists() else Path.cwd()
-        collectors: list[Collector] = [HostCollector(catalog, disk), LogCollector(catalog, self._importer)]
-        self.exporter = Exporter(self.journals, state / f"cursors-{port}.json", catalog, collectors)
+        logs = LogCollector(catalog, self._importer)
+        self.exporter = Exporter(self.journals, state / f"cursors-{port}.json", catalog, [logs])
+        for collector in host_collectors(catalog, disk, self.exporter.processes):
+            self.exporter.add_collector(collector)
         self._gpus = GpuCollector(catalog, self.exporter.processes)
         self.exporter.add_collector(self._gpus)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import math
@@ -12,10 +13,14 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from exporter.errors import TelemetryError
-from exporter.run import start_run
+from exporter.run.ranks import detect_rank
+from exporter.run.settings import resolve_settings
+from exporter.run.start import start_resolved
+from exporter.run.system_metrics import system_metrics_logger
 from exporter.supervisor.ending import Ending
 from exporter.supervisor.recorder import Recorder
 from exporter.supervisor.signals import FORWARDED, listen
@@ -136,11 +141,13 @@ def _record(settings: Mapping[str, Any], taps: Sequence[int], control: socket.so
     """All that the recorder's process does; returns its exit code."""
     try:
         let_go_of(STDIN, STDOUT)
-        run = start_run(**settings)
+        resolved = resolve_settings(settings, os.environ, None)
+        # The command is no child of ours, but of the supervisor: its are the run's processes.
+        run = start_resolved(dataclasses.replace(resolved, system_metrics=""), os.getppid())
         if run.is_open:
             listen(control.fileno(), FORWARDED)
             control.send(bytes([_READY]))
-            Recorder(run).follow(taps, control)
+            Recorder(run, partial(system_metrics_logger, resolved, detect_rank(os.environ))).follow(taps, control)
     except TelemetryError as error:
         _say(f"{error}; the command runs without telemetry")
     except KeyboardInterrupt:

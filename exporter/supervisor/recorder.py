@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from exporter.run import Run
+from exporter.run import Run, SystemMetricsLogger
 from exporter.sources.console import LineParser
 from exporter.supervisor.ending import Ending, exit_code, explain, status
 from exporter.supervisor.lines import Lines
@@ -28,8 +28,11 @@ _PIECE_BYTES = 64 * 1024
 class Recorder:
     """Logs to one run what comes from the taps, and ends it with what the supervisor says at the end."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, system_metrics: Callable[[int], SystemMetricsLogger | None] = lambda _: None) -> None:
+        """Record to a run; ``system_metrics`` gives the logger for the command's process, if there is to be one."""
         self._run = run
+        self._make_logger = system_metrics
+        self._logger: SystemMetricsLogger | None = None
         self._ending: Ending | None = None
         self._oom_kills_before = count_oom_kills()
 
@@ -68,10 +71,16 @@ class Recorder:
         message: dict[str, Any] = json.loads(line)
         if "signal" in message:
             self._run.event(message["signal"], "came for the command", "warning")
+        elif "pid" in message:
+            self._logger = self._make_logger(message["pid"])
+            if self._logger:
+                self._logger.start()
         else:
             self._ending = Ending(**message)
 
     def _finish(self) -> None:
+        if self._logger:
+            self._logger.stop()
         ending = self._ending
         if ending is None:
             self._run.finish("crashed", "the supervisor was killed; the command may go on without telemetry")

@@ -66,6 +66,7 @@ class _Supervisor:
             returncode, message = _cannot_start(command[0], error)
             self._recorder.finish(Ending(returncode, stderr=message))
             return returncode
+        self._recorder.tell({"pid": process.pid})
         command_ended, end_of_command = os.pipe()
         taps = [Tap(fd) for fd in self._recorder.taps]
         for tap in taps[len(streams) :]:

@@ -41,7 +41,7 @@ def main() -> int:
 
     from exporter.catalog import default_catalog
     from exporter.collectors.gpu import GpuCollector
-    from exporter.collectors.gpu_owners import RunProcess
+    from exporter.collectors.processes import RunProcess
     from tests.gpu.fake import Scenario, compile_library, host, mig
 
     counters = {f"gpu{gpu}.gpm.{number}": 50 for gpu in range(8) for number in (1, 2, 3, 5, 10, 20, 21, 60, 61)}

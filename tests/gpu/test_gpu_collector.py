@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from exporter.collectors.gpu import GpuCollector
-from exporter.collectors.gpu_owners import RunProcess
 from exporter.collectors.nvml import DriverError
+from exporter.collectors.processes import RunProcess
 from exporter.exposition import Format
 from exporter.records import Sample
 from exporter.server.client_bridge import render_samples

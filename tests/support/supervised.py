@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from exporter.journal import START, read_chunk
 from exporter.records import Event, RunEnd, RunStart, Step
 
@@ -72,8 +74,8 @@ class Supervised:
         return self.process.returncode, out, err
 
     def recorder_pid(self) -> int:
-        """The process that writes the journal."""
-        return Recorded(self.folder).starts[-1].pid
+        """The process that writes the journal: the supervisor's first child."""
+        return min(psutil.Process(self.process.pid).children(), key=psutil.Process.create_time).pid
 
 
 @contextlib.contextmanager

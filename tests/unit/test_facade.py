@@ -18,6 +18,7 @@ PUBLIC = [
     "RunAlert",
     "RunError",
     "ServerError",
+    "SystemMetricsLogger",
     "Table",
     "TelemetryError",
     "__version__",

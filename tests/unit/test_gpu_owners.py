@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.collectors.gpu_owners import Holding, Processes, RunProcess, holdings, owned, visible
+from exporter.collectors.gpu_owners import Holding, holdings, owned, visible
 from exporter.collectors.gpu_readings import Device, Reading
+from exporter.collectors.processes import Processes, RunProcess
 
 H100 = "NVIDIA H100 80GB HBM3"
 ALIKE = [Device(number, f"GPU-{number}{number}{number}{number}-aa", H100) for number in range(4)]
@@ -180,5 +181,5 @@ def test_what_may_not_be_read_is_unknown(tmp_path: Path) -> None:
 def test_a_command_may_be_called_anything(tmp_path: Path) -> None:
     """Parentheses and spaces in a command's name do not move the parent's pid."""
     (tmp_path / "3").mkdir()
-    (tmp_path / "3" / "stat").write_text("3 (a) S 9 (b c) S 2 3 3 0 -1")
+    (tmp_path / "3" / "stat").write_text(f"3 (a) S 9 (b c) S 2 3 3 0 -1 {'0 ' * 45}")
     assert list(Processes(tmp_path).lineage(3)) == [3, 2]

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
-from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from exporter.collectors import HostCollector, process_is_alive
 from exporter.collectors import host as module
-from exporter.exposition import Format
-from exporter.journal import find_journals
-from exporter.server import Exporter
-from tests.support.journals import CATALOG, judge
+from exporter.collectors.host import HostCollector, process_is_alive
+from exporter.errors import MissingDependencyError
+from tests.support.journals import CATALOG
 
 
-def collect(folder: Path) -> dict[str, float]:
+def collect() -> dict[str, float]:
     """Values by name; each name may stand once."""
-    samples = list(HostCollector(CATALOG, folder).collect())
+    samples = list(HostCollector(CATALOG).collect())
     values = {sample.family.name: sample.value for sample in samples}
     assert len(values) == len(samples)
     return values
 
 
-def test_the_host_is_as_the_system_says(tmp_path: Path) -> None:
-    """Sizes and counts equal those of the standard library; used memory and disk lie within their totals."""
-    values = collect(tmp_path)
-    disk = shutil.disk_usage(tmp_path)
-    assert values["host_disk_size_bytes"] == disk.total
-    assert values["host_disk_free_bytes"] == pytest.approx(disk.free, rel=0.05)
+def test_the_host_is_as_the_system_says() -> None:
+    """Sizes and counts equal those of the standard library; used memory lies within its total."""
+    values = collect()
     assert values["host_cpus"] == os.cpu_count()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert values["host_memory_total_bytes"] == pages
@@ -45,9 +37,9 @@ def test_the_host_is_as_the_system_says(tmp_path: Path) -> None:
     assert values["host_load1"] == pytest.approx(os.getloadavg()[0], abs=0.5)
 
 
-def test_the_own_process_is_as_the_system_says(tmp_path: Path) -> None:
+def test_the_own_process_is_as_the_system_says() -> None:
     """CPU time, start, threads and files are those of this process."""
-    values = collect(tmp_path)
+    values = collect()
     times = os.times()
     assert values["process_cpu_seconds"] == pytest.approx(times.user + times.system, abs=0.5)
     assert 0 < values["process_start_time_seconds"] < time.time()
@@ -56,56 +48,35 @@ def test_the_own_process_is_as_the_system_says(tmp_path: Path) -> None:
     assert values["process_resident_memory_bytes"] > 1e6
 
 
-def test_everything_collected_is_in_the_catalog_with_its_labels(tmp_path: Path) -> None:
-    """Each family is the catalog's, and only the disk's have a label: the path that is watched."""
-    for sample in HostCollector(CATALOG, tmp_path).collect():
-        metric = CATALOG.metrics[sample.family.name]
-        assert sample.family is metric.family
-        assert tuple(name for name, _ in sample.labels) == metric.labels
-        assert dict(sample.labels).get("path", str(tmp_path)) == str(tmp_path)
+def test_everything_collected_is_in_the_catalog() -> None:
+    """Each family is the catalog's, and none has a label."""
+    for sample in HostCollector(CATALOG).collect():
+        assert (sample.family, sample.labels) == (CATALOG.metrics[sample.family.name].family, ())
 
 
-def test_utilization_is_a_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utilization_is_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the CPU time in use is 0.5."""
     monkeypatch.setattr(psutil, "cpu_percent", lambda: 50.0)
-    assert collect(tmp_path)["host_cpu_utilization_ratio"] == 0.5
+    assert collect()["host_cpu_utilization_ratio"] == 0.5
 
 
-def test_what_a_system_does_not_have_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_system_does_not_have_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without disks, network interfaces or a known number of CPUs the rest is collected."""
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
     monkeypatch.setattr(psutil, "net_io_counters", lambda: None)
     monkeypatch.setattr(psutil, "cpu_count", lambda: None)
     monkeypatch.setattr(module, "os", SimpleNamespace(name="nt"))
-    values = collect(tmp_path)
+    values = collect()
     assert values["host_cpus"] == 1
     assert not {"host_disk_read_bytes", "host_network_sent_bytes", "process_open_fds"} & set(values)
     assert "process_threads" in values
 
 
-def test_a_folder_whose_name_is_no_unicode_can_be_watched(tmp_path: Path) -> None:
-    """A path of bytes that are no UTF-8 is shown with question marks, not as a page that cannot be made."""
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    folder.mkdir()
-    exporter = Exporter(
-        partial(find_journals, folder), tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)]
-    )
-    for form in Format:
-        page = judge(exporter.latest_page(form), form)
-        assert page.label_sets("host_disk_size_bytes") == [{"path": f"{tmp_path}/?"}]
-
-
-def test_a_folder_that_vanishes_is_a_failed_collector(tmp_path: Path) -> None:
-    """Without the folder the disk cannot be measured: success is 0 and the page is there."""
-    folder = tmp_path / "gone"
-    folder.mkdir()
-    exporter = Exporter(
-        partial(find_journals, folder), tmp_path / "state.json", CATALOG, [HostCollector(CATALOG, folder)]
-    )
-    folder.rmdir()
-    page = judge(exporter.latest_page(Format.TEXT), Format.TEXT)
-    assert page.value("telemetry_collector_success", collector="host") == 0
-    assert page.value("host_cpus") >= 1
+def test_without_psutil_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where psutil cannot be imported the error says how to get it."""
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(MissingDependencyError, match="pip install psutil"):
+        HostCollector(CATALOG)
 
 
 # ------------------------------------------------------------------ who is alive

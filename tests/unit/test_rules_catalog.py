@@ -186,7 +186,8 @@ def test_the_first_question_is_answered() -> None:
         "EntropyCollapse", "EntropyExplosion", "DeadAdvantages", "ZeroRewardVariance", "ResponsesTruncated",
         "ReferenceKLRising", "TrainingNonFinite", "LossSpike", "LossDivergence", "GradientNormSpike", "Overfitting",
         "RunStalled", "RunCrashed", "ThroughputDropped", "QueueGrowing", "DataWaitHigh", "GPUIdle",
-        "GPUMemoryNearlyFull", "GPUThrottled", "HostMemoryLow", "DiskNearlyFull", "TelemetryLosingData",
+        "GPUMemoryNearlyFull", "GPUThrottled", "HostMemoryLow", "ContainerMemoryNearlyFull",
+        "ContainerOOMKill", "DiskNearlyFull", "TelemetryLosingData",
         "TelemetryBadLines", "TelemetryBadLogLines", "TelemetrySeriesRefused", "TelemetryExporterDown",
         "TelemetryScraperAbsent",
     }  # fmt: skip

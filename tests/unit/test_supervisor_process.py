@@ -87,12 +87,12 @@ def test_a_journal_that_hangs_at_the_end_is_not_waited_for(pair, monkeypatch, ca
 
 @pytest.fixture
 def record(monkeypatch):
-    """The recorder's body in this process, with whatever start_run does."""
+    """The recorder's body in this process, with whatever starting the run does."""
 
-    def call(start_run):
+    def call(start):
         ours, theirs = socket.socketpair()
         monkeypatch.setattr(process, "let_go_of", lambda *_: None)
-        monkeypatch.setattr(process, "start_run", start_run)
+        monkeypatch.setattr(process, "start_resolved", start)
         with ours, theirs:
             return process._record({}, [], theirs)
 
@@ -110,7 +110,7 @@ def record(monkeypatch):
 def test_a_recorder_that_fails_says_so_in_one_line(record, capsys, error, code, said):
     """Whatever goes wrong in the recorder is one line on stderr."""
 
-    def fail():
+    def fail(settings, pid):
         raise error
 
     assert record(fail) == code

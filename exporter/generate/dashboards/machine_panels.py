@@ -12,7 +12,7 @@ from exporter.generate.dashboards.run_panels import run_panel
 from exporter.generate.dashboards.sdk import timeseries
 from exporter.generate.text import wrap
 
-__all__ = ["gpu_line", "gpu_panel", "instance_line", "instance_panel", "together"]
+__all__ = ["gpu_line", "gpu_panel", "instance_line", "instance_panel", "process_line", "together"]
 
 _DEVICE_LABELS = ("gpu", "name", "uuid", "gpu_instance_id", "mig_profile")
 _RATE_UNITS = {"bytes": "Bps", "joule": "watt"}
@@ -48,6 +48,12 @@ def instance_line(metric: Metric) -> Line:
     """By address, run and the metric's own labels."""
     kept = ("instance", "run_id", *metric.labels)
     return Line(metric.name, f"max by ({', '.join(kept)}) ({_value(metric)})", " ".join(_braced(kept)))
+
+
+def process_line(metric: Metric) -> Line:
+    """By run and rank, for what is measured of the chosen runs' processes."""
+    value = _value(metric, f"{{{promql.CHOSEN}}}")
+    return Line(metric.name, f"max by (run_id, rank) ({value})", "{{run_id}} {{rank}}")
 
 
 def together(name: str, metrics: Iterable[Metric], line: Callable[[Metric], Line]) -> timeseries.Panel:

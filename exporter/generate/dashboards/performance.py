@@ -7,7 +7,7 @@ from exporter.generate.dashboards import promql
 from exporter.generate.dashboards.board import Section, board
 from exporter.generate.dashboards.catalog_panels import more, panel_rows
 from exporter.generate.dashboards.explain import described, no_value
-from exporter.generate.dashboards.machine_panels import gpu_line, instance_line, together
+from exporter.generate.dashboards.machine_panels import gpu_line, instance_line, process_line, together
 from exporter.generate.dashboards.panels import Column, Line, graph, listing
 from exporter.generate.dashboards.run_panels import DASHED, RATE, legend
 from exporter.generate.dashboards.sdk import common, common_model, dashboard, table, timeseries
@@ -16,6 +16,7 @@ __all__ = ["performance"]
 
 _PHASES = "performance_phase_duration_seconds"
 _FORWARD_BACKWARD = "performance_forward_backward_duration_seconds"
+_MEMORY = ("run_process_resident_memory_bytes", "run_cgroup_memory_used_bytes", "run_cgroup_memory_limit_bytes")
 _WAITING = "data.*"
 """Phases in which a rank waits for its data; all others are its own work."""
 
@@ -27,6 +28,7 @@ def performance(catalog: Catalog) -> dashboard.Dashboard:
         Section("Ranks", [[_by_rank("Own work by rank", _work()), _by_rank("Data wait by rank", _wait()), _slowest()]]),
         Section("", [[_places()]]),
         Section("GPUs of the chosen runs", _gpus(catalog)),
+        Section("Processes of the chosen runs", _processes(catalog)),
         Section("Hosts", _hosts(catalog)),
     ]
     sections += more("More", catalog, ("performance", "gpu", "host"), sections)
@@ -141,6 +143,20 @@ def _gpus(catalog: Catalog) -> list[list[timeseries.Panel]]:
     return [utilisation, panels[:2], panels[2:]]
 
 
+def _processes(catalog: Catalog) -> list[list[timeseries.Panel]]:
+    shown = {
+        "CPUs in use, and limit": ("run_cgroup_cpu_limit_cpus", "run_process_cpu_seconds"),
+        "Memory of processes and container": _MEMORY,
+        "Storage traffic": ("run_process_read_bytes", "run_process_written_bytes"),
+        "Processes, threads, open files": ("run_processes", "run_process_threads", "run_process_open_fds"),
+        "Processes killed for want of memory, per second": ("run_cgroup_oom_kills",),
+    }
+    panels = [
+        together(title, [catalog.metrics[name] for name in names], process_line) for title, names in shown.items()
+    ]
+    return [panels[:3], panels[3:]]
+
+
 def _hosts(catalog: Catalog) -> list[list[timeseries.Panel]]:
     shown = {
         "CPU": ("host_cpu_utilization_ratio",),
@@ -149,8 +165,9 @@ def _hosts(catalog: Catalog) -> list[list[timeseries.Panel]]:
         "Disk space": ("host_disk_free_bytes", "host_disk_size_bytes"),
         "Disk traffic": ("host_disk_read_bytes", "host_disk_written_bytes"),
         "Network traffic": ("host_network_received_bytes", "host_network_sent_bytes"),
+        "Pressure": ("host_pressure_waiting_seconds", "host_pressure_stalled_seconds"),
     }
     panels = [
         together(title, [catalog.metrics[name] for name in names], instance_line) for title, names in shown.items()
     ]
-    return [panels[:3], panels[3:]]
+    return [panels[:3], panels[3:6], panels[6:]]

@@ -37,6 +37,12 @@ def disk(left: float) -> dict[str, str]:
     return {f"host_disk_free_bytes{{{DISK}}}": f"{left}+0x60", f"host_disk_size_bytes{{{DISK}}}": "100+0x60"}
 
 
+def container(used: float) -> dict[str, str]:
+    """Memory in use of the 100 bytes that a run's container may have."""
+    series = {"run_cgroup_memory_used_bytes": used, "run_cgroup_memory_limit_bytes": 100}
+    return {f'{name}{{run_id="r"}}': f"{value}+0x60" for name, value in series.items()}
+
+
 MACHINE: Mapping[str, Sequence[Case]] = {
     "GPUIdle": [
         Case(
@@ -113,10 +119,34 @@ MACHINE: Mapping[str, Sequence[Case]] = {
             {60: "", 295: ""},
         ),
     ],
+    "ContainerMemoryNearlyFull": [
+        Case("above 95 % of the limit", container(96), {60: WARNING, 295: WARNING}),
+        Case("above 98 % of the limit", container(99), {60: CRITICAL, 295: CRITICAL}),
+        Case("enough", container(95), {60: "", 295: ""}),
+        Case("no limit", {'run_cgroup_oom_kills_total{run_id="r"}': "0+0x60"}, {60: "", 295: ""}),
+        Case(
+            "a run that ended",
+            {**container(99), 'run_status{run_id="r", status="running"}': "0+0x60"},
+            {60: "", 295: ""},
+        ),
+    ],
+    "ContainerOOMKill": [
+        Case(
+            "a process is killed",
+            {'run_cgroup_oom_kills_total{run_id="r"}': [0] * 60 + [1] * 300},
+            {295: "", 300: WARNING, 1190: WARNING, 1215: ""},
+        ),
+        Case("none since the run began", {'run_cgroup_oom_kills_total{run_id="r"}': "3+0x200"}, {60: "", 900: ""}),
+    ],
     "DiskNearlyFull": [
         Case("below 5 %", {**disk(4), **BUSY}, {60: WARNING, 295: WARNING}),
         Case("below 1 %", {**disk(0.5), **BUSY}, {60: CRITICAL, 295: CRITICAL}),
         Case("enough", {**disk(5), **BUSY}, {60: "", 295: ""}),
         Case("no run on the host", disk(0.5), {60: "", 295: ""}),
+        Case(
+            "that of the checkpoints alone",
+            {**disk(50), **{name.replace("/runs", "/checkpoints"): value for name, value in disk(4).items()}, **BUSY},
+            {60: WARNING, 295: WARNING},
+        ),
     ],
 }
