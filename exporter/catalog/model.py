@@ -126,7 +126,12 @@ class Alert:
     watches: str = ""
     """The series that an expression is about."""
     about: str = "run"
-    """``run``: while it is running; ``any run``; ``gpu``: of a running run; ``host`` of one; ``exporter``."""
+    """What it is about:
+
+    - ``run``: a run while it is running, each rank by itself; ``any run``, running or not.
+    - ``rank`` of a running run, by series on which rank 0 is named, too.
+    - ``gpu`` of a running run; ``host`` of one; ``exporter``.
+    """
     group: str = ""
     also: tuple[Condition, ...] = ()
     """More conditions that must hold for the run; where there is ``hold``, only when it begins to fire."""
