@@ -15,9 +15,7 @@ _PHASE_SUM = "performance_phase_duration_seconds_sum"
 def spent(phase: str, *shares: float, name: str = _PHASE_SUM) -> dict[str, str]:
     """Ranks that spend these shares of the time in a phase, told every 5 s for 20 minutes."""
     named = f', phase="{phase}"' if phase else ""
-    return {
-        f'{name}{{rank="{rank}", run_id="r"{named}}}': f"0+{5 * share:g}x240" for rank, share in enumerate(shares)
-    }
+    return {f'{name}{{rank="{rank}", run_id="r"{named}}}': f"0+{5 * share:g}x240" for rank, share in enumerate(shares)}
 
 
 def of_rank(rank: int, name: str, *labels: str) -> str:
