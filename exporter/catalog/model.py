@@ -27,12 +27,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Alias:
-    """Native keys of a metric and the transform: canonical value = scale * native value."""
+    """Native keys of a metric and the transform: canonical value = scale * native value.
+
+    ``per_step`` is for counters: each value is that of one step alone, and a reader adds them up.
+    """
 
     keys: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     framework: str = ""
+    per_step: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
+from exporter.exposition.totals import Total
 from exporter.journal import Chunk, Stamped
 from exporter.records import Check, Event, Labels, Lost, Phase, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
 
@@ -40,6 +41,7 @@ class _Schema(NamedTuple):
 
     headlines: list[tuple[str, Series]]
     observations: list[tuple[str, Series]]
+    counts: list[tuple[str, Series]]
 
 
 class RunState:
@@ -51,7 +53,7 @@ class RunState:
         self._namer = namer
         self._schemas: dict[tuple[int, tuple[str, ...]], _Schema] = {}
         self._last_place: tuple[int, tuple[str, ...]] = (0, ())
-        self._last_schema = _Schema([], [])
+        self._last_schema = _Schema([], [], [])
         self.start: RunStart | None = None
         self.first_time: float | None = None
         self.end: RunEnd | None = None
@@ -63,6 +65,7 @@ class RunState:
         self.nonfinite: Counter[str] = Counter()
         self.first_seen_ms: dict[str, int] = {}
         self.histograms: dict[tuple[str, Labels], Histogram] = {}
+        self.totals: dict[tuple[str, Labels], Total] = {}
         self.bests: dict[str, Best] = {}
         self.phase: Phase | None = None
         """The phase of the training step that began last."""
@@ -129,6 +132,8 @@ class RunState:
             self._update_best(series, metrics[key], step.step)
         for key, series in schema.observations:
             self._histogram(series).observe(float(metrics[key]) * series.name.scale)
+        for key, series in schema.counts:
+            self._total(series).add(float(metrics[key]) * series.name.scale)
         try:
             sum(metrics.values())
         except TypeError:
@@ -146,7 +151,7 @@ class RunState:
 
     def _learn(self, attempt: int, keys: tuple[str, ...], ms: int) -> None:
         """Claim the series of a new set of keys, in the order in which they first appear."""
-        schema = _Schema([], [])
+        schema = _Schema([], [], [])
         for key in keys:
             series = self.series.get(attempt, key)
             if series is None:
@@ -158,6 +163,8 @@ class RunState:
                 schema.headlines.append((key, series))
             if series.name.family.type == "histogram":
                 schema.observations.append((key, series))
+            if series.name.family.type == "counter":
+                schema.counts.append((key, series))
         if len(self._schemas) >= _MAX_SCHEMAS:
             self._schemas.clear()
         self._schemas[attempt, keys] = schema
@@ -182,6 +189,10 @@ class RunState:
     def _histogram(self, series: Series) -> Histogram:
         family, labels = series.name.family, series.name.labels
         return self.histograms.setdefault((family.name, labels), Histogram(family, labels))
+
+    def _total(self, series: Series) -> Total:
+        family, labels, per_step = series.name.family, series.name.labels, series.name.per_step
+        return self.totals.setdefault((family.name, labels), Total(family, labels, per_step=per_step))
 
     def _add_other(self, stamped: Stamped) -> None:
         record = stamped.record
