@@ -48,7 +48,7 @@ def start_run(
 
     What is not given comes from TELEMETRY_RUN_ID and the like, then from the YAML file ``settings`` (or
     TELEMETRY_SETTINGS), then from the defaults in :class:`exporter.run.settings.Settings`. On ranks above
-    0 the run does nothing unless ``ranks="all"``.
+    0 the run does nothing unless ``ranks`` is ``"all"`` or the number of the rank that logs.
 
     Raises:
         ConfigError: a setting is unknown or not usable.
@@ -67,10 +67,13 @@ def start_run(
         "ranks": ranks,
     }
     resolved = resolve_settings(arguments, os.environ, None if settings is None else os.fspath(settings))
-    rank = detect_rank(os.environ)
-    if rank.rank and resolved.ranks == "main":
+    rank = detect_rank(os.environ, sys.modules)
+    if resolved.ranks == "all":
+        return _open_run(resolved, rank)
+    speaker = 0 if resolved.ranks == "main" else int(resolved.ranks)
+    if rank.rank != speaker:
         return Run(resolved.run_id, None)
-    return _open_run(resolved, rank)
+    return _open_run(resolved, rank._replace(rank=0))
 
 
 class _Past(NamedTuple):

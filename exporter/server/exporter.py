@@ -40,7 +40,10 @@ PAGE_BYTES = 6 * 1024 * 1024
 """Journal bytes on one page: about 150 000 samples, so that a backlog drains over several scrapes."""
 
 MAX_PAGE_BYTES = 4 * PAGE_BYTES
-"""The same however many runs are behind; those with the least to tell come first, so that live runs do not wait."""
+"""The same however many journals are behind; those with the least to tell come first, so that live runs do not wait."""
+
+LEAST_SHARE_BYTES = 4 * PIECE_BYTES
+"""What each journal may add to a page at least: between two scrapes a rank with many phases writes 100 kB and more."""
 
 FOLLOW_BYTES = 64 * 1024 * 1024
 """Journal bytes taken in at one scrape, so that a long journal cannot make the scrape time out."""
@@ -155,7 +158,7 @@ class Exporter:
     ) -> tuple[dict[Path, Cursor], int]:
         starts = {h.path: h.resume(self._cursors.position(scraper, h.path, h.inode)) for h in histories}
         behind = sum(h.position.offset > starts[h.path].offset for h in histories)
-        share = max(PAGE_BYTES // max(behind, 1), PIECE_BYTES)
+        share = max(PAGE_BYTES // max(behind, 1), LEAST_SHARE_BYTES)
         cursors, samples, left = {}, 0, MAX_PAGE_BYTES
         for history in sorted(histories, key=lambda h: h.position.offset - starts[h.path].offset):
             start = starts[history.path]

@@ -49,7 +49,7 @@ def write(folder: str, ranks: range, world_size: int, rate: float, seconds: floa
             for phase in PHASES:
                 with run.phase(phase):
                     pass
-            values = {name: (step + rank) / 7 for name in METRICS}
+            values = dict.fromkeys(METRICS, (step + rank) / 7)
             run.log({"train/loss": step + rank / 1000, **values}, step=step)
         time.sleep(max(begin + (step + 1) / rate - time.monotonic(), 0))
     for _, run in runs:
@@ -82,8 +82,8 @@ def scrape(url: str) -> str:
     raise SystemExit("the sidecar does not answer")
 
 
-def follow(folder: Path, arguments: argparse.Namespace) -> None:
-    """Let ranks log while the sidecar is scraped; print what it took."""
+def follow(folder: Path, arguments: argparse.Namespace) -> float:
+    """Let ranks log while the sidecar is scraped; print what it took, and return its share of a core."""
     command = [sys.executable, "-m", "exporter", "serve", str(folder), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as sidecar:
         assert sidecar.stdout is not None
@@ -92,10 +92,12 @@ def follow(folder: Path, arguments: argparse.Namespace) -> None:
         process = psutil.Process(sidecar.pid)
         writers = [_writer(folder, first, arguments) for first in range(0, arguments.ranks, RANKS_OF_A_WRITER)]
         seen: set[tuple[int, int, float]] = set()
-        begin, used, pages = time.monotonic(), _cpu_seconds(process), 0
+        begin, used, slowest, pages = time.monotonic(), _cpu_seconds(process), 0.0, 0
         while any(writer.poll() is None for writer in writers):
             time.sleep(SCRAPE_SECONDS)
+            asked = time.monotonic()
             seen.update(told(scrape(url)))
+            slowest = max(slowest, time.monotonic() - asked)
             pages += 1
         seconds, cpu = time.monotonic() - begin, _cpu_seconds(process) - used
         seen.update(told(scrape(url)))
@@ -109,6 +111,8 @@ def follow(folder: Path, arguments: argparse.Namespace) -> None:
     size = sum(path.stat().st_size for path in (folder / "bench").glob("*.jsonl"))
     print(f"  every one of {len(expected)} steps arrived with time and value ({size / 1e6:.0f} MB of journals)")
     print(f"  sidecar: {cpu / seconds:.1%} of one core, {1000 * cpu / pages:.0f} ms a page, {memory / 1e6:.0f} MB")
+    print(f"  slowest page: {slowest:.1f} s")
+    return cpu / seconds
 
 
 def _writer(folder: Path, first: int, arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
@@ -122,8 +126,8 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return float(sum(process.cpu_times()[:2]))
 
 
-def peer(ranks: int) -> None:
-    """CPU time of a page of prometheus_client's multi-process mode, with as many processes."""
+def peer(ranks: int) -> float:
+    """CPU seconds of a page of prometheus_client's multi-process mode, with as many processes."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         script = f"""
@@ -148,8 +152,7 @@ for _ in range({PEER_PAGES}):
 print((time.process_time() - begin) / {PEER_PAGES})
 """
         answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    seconds = float(answer.stdout)
-    print(f"  prometheus_client with {ranks} processes: {1000 * seconds:.0f} ms a page, which has no step but the last")
+    return float(answer.stdout)
 
 
 def main() -> None:
@@ -164,15 +167,17 @@ def main() -> None:
         folder, first, last = arguments.write
         write(folder, range(int(first), int(last)), arguments.ranks, arguments.rate, arguments.seconds)
         return
-    print(
-        f"{arguments.ranks} ranks, {arguments.rate:g} steps/s each with {len(PHASES)} phases and {len(METRICS) + 1} values"
-    )
+    of_a_step = f"{len(PHASES)} phases and {len(METRICS) + 1} values"
+    print(f"{arguments.ranks} ranks, {arguments.rate:g} steps/s each with {of_a_step}")
     folder = Path(tempfile.mkdtemp())
     try:
-        follow(folder, arguments)
+        own = follow(folder, arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    peer(arguments.ranks)
+    page = peer(arguments.ranks)
+    every = page * arguments.rate
+    print(f"  prometheus_client, {arguments.ranks} processes: {1000 * page:.0f} ms a page with the last step;")
+    print(f"  asked for every step: {every:.1%} of one core; ours is {own / every:.2f} of that")
 
 
 if __name__ == "__main__":

@@ -92,16 +92,16 @@ def ended(*runs: RankedRun) -> Iterator[None]:
 
 def _train(runs: Path, run_id: str, rank: int, barrier: Barrier, data_seconds: float) -> None:
     os.environ.update(_place(rank, barrier.parties))
-    with start_run(run_id=run_id, directory=runs, ranks="all") as run:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            while True:
-                with run.phase("data"):
-                    time.sleep(data_seconds)
-                with run.phase("forward"):
-                    time.sleep(FORWARD_SECONDS)
-                with run.phase("sync"):
-                    barrier.wait()
-                run.log({"train/loss": rank + time.monotonic() % 1})
+    run = start_run(run_id=run_id, directory=runs, ranks="all")
+    with run, contextlib.suppress(threading.BrokenBarrierError):
+        while True:
+            with run.phase("data"):
+                time.sleep(data_seconds)
+            with run.phase("forward"):
+                time.sleep(FORWARD_SECONDS)
+            with run.phase("sync"):
+                barrier.wait()
+            run.log({"train/loss": rank + time.monotonic() % 1})
 
 
 def _place(rank: int, world_size: int) -> Mapping[str, str]:

@@ -91,7 +91,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of about ten lines, pieces of about three."""
     monkeypatch.setattr(module, "PAGE_BYTES", 1000)
     monkeypatch.setattr(module, "MAX_PAGE_BYTES", 2000)
-    monkeypatch.setattr(module, "PIECE_BYTES", 300)
+    monkeypatch.setattr(module, "LEAST_SHARE_BYTES", 300)
     monkeypatch.setattr(history_module, "PIECE_BYTES", 300)
     monkeypatch.setattr(history_module, "_CHECKPOINT_BYTES", 500)
 

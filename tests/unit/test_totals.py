@@ -59,7 +59,7 @@ def test_what_belongs_to_a_step_is_added_up() -> None:
 
 
 @given(st.lists(st.floats()), st.booleans())
-def test_a_counter_never_falls(numbers: list[float], per_step: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+def test_a_counter_never_falls(numbers: list[float], per_step: bool) -> None:
     """Whatever is logged, each value is at least the one before, and none is below 0."""
     values = counted(numbers, per_step=per_step)
     assert all(earlier <= later for earlier, later in pairwise([0.0, *values]))
@@ -76,7 +76,7 @@ def test_a_counter_never_falls(numbers: list[float], per_step: bool) -> None:  #
         ("time/total_timesteps", "training_env_steps_total", False),
     ],
 )
-def test_a_page_counts_what_was_logged(tmp_path: Path, key: str, family: str, per_step: bool) -> None:  # noqa: FBT001
+def test_a_page_counts_what_was_logged(tmp_path: Path, key: str, family: str, per_step: bool) -> None:
     """Whether a trainer logs the sum or each step, a counter has the sum, at the time of the last record."""
     journal, sums = Journal(tmp_path).start(), [*accumulate([512, 512, 256])]
     for step, number in enumerate([512, 512, 256] if per_step else sums):
