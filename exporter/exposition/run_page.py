@@ -53,8 +53,6 @@ def counter_samples(
         yield Sample(family, named, state.nonfinite[name], time_ms=time_ms)
     for histogram in state.histograms.values():
         yield from histogram.samples(state.rank_labels, time_ms)
-    for total in state.totals.values():
-        yield total.sample(state.rank_labels, time_ms)
     for name, count in (
         ("telemetry_bad_lines", state.bad_lines),
         ("telemetry_unknown_records", state.unknown),

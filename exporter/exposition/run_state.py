@@ -12,9 +12,22 @@ from typing import Any, NamedTuple
 from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
-from exporter.exposition.totals import Total
+from exporter.exposition.totals import Totals
 from exporter.journal import Chunk, Stamped
-from exporter.records import Check, Event, Labels, Lost, Phase, RunEnd, RunStart, Step, Timing, Unknown, is_free_label
+from exporter.records import (
+    Check,
+    Event,
+    Labels,
+    Lost,
+    Phase,
+    RunEnd,
+    RunStart,
+    Sample,
+    Step,
+    Timing,
+    Unknown,
+    is_free_label,
+)
 
 __all__ = ["Best", "RunState", "default_labels", "run_labels"]
 
@@ -65,7 +78,8 @@ class RunState:
         self.nonfinite: Counter[str] = Counter()
         self.first_seen_ms: dict[str, int] = {}
         self.histograms: dict[tuple[str, Labels], Histogram] = {}
-        self.totals: dict[tuple[str, Labels], Total] = {}
+        self.totals = Totals()
+        """What was worked off so far."""
         self.bests: dict[str, Best] = {}
         self.phase: Phase | None = None
         """The phase of the training step that began last."""
@@ -119,6 +133,13 @@ class RunState:
             if series is not None and series.name.family.type == "gauge":
                 yield series, value
 
+    def count(self, stamped: Stamped, totals: Totals) -> list[Sample]:
+        """The counters behind a step that was taken in before, at its time, given those before it."""
+        if not isinstance(stamped.record, Step):
+            return []
+        counted = totals.add(stamped.record, self._schema(stamped, tuple(stamped.record.metrics)).counts)
+        return [total.sample(self.rank_labels, stamped.ms) for total in counted]
+
     def _add_step(self, stamped: Stamped, step: Step) -> None:
         self.steps += 1
         self.last_step = step
@@ -132,8 +153,7 @@ class RunState:
             self._update_best(series, metrics[key], step.step)
         for key, series in schema.observations:
             self._histogram(series).observe(float(metrics[key]) * series.name.scale)
-        for key, series in schema.counts:
-            self._total(series).add(float(metrics[key]) * series.name.scale)
+        self.totals.add(step, schema.counts)
         try:
             sum(metrics.values())
         except TypeError:
@@ -189,10 +209,6 @@ class RunState:
     def _histogram(self, series: Series) -> Histogram:
         family, labels = series.name.family, series.name.labels
         return self.histograms.setdefault((family.name, labels), Histogram(family, labels))
-
-    def _total(self, series: Series) -> Total:
-        family, labels, per_step = series.name.family, series.name.labels, series.name.per_step
-        return self.totals.setdefault((family.name, labels), Total(family, labels, per_step=per_step))
 
     def _add_other(self, stamped: Stamped) -> None:
         record = stamped.record

@@ -128,6 +128,7 @@ class Exporter:
                     if "running" in statuses:
                         add_latest(page, history.state, self._catalog)
                     page.add(counter_samples(history.state, self._catalog))
+                    page.add(history.state.totals.samples(history.state.rank_labels, None))
                     page.add(gauge_samples(history.state, self._catalog, statuses))
             return self._finish(page, shown)
 
@@ -176,10 +177,11 @@ class Exporter:
         until_ms = now_ms + _CLOCK_AHEAD_MS
         marks: list[Stamped] = []
         with self._one_journal(history.path):
-            for chunk in history.read(start, repeat_ms, limit, until_ms):
-                samples += add_steps(page, chunk.records, history.series, self._catalog)
-                marks += (item for item in chunk.records if is_mark(item, until_ms))
-                end = max(end, chunk.end)
+            for piece in history.read(start, repeat_ms, limit, until_ms):
+                samples += add_steps(page, piece.records, history.series, self._catalog)
+                page.add(piece.totals)
+                marks += (item for item in piece.records if is_mark(item, until_ms))
+                end = max(end, piece.end)
             page.add(mark_samples(marks, state, self._catalog))
         is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS
         if is_news and state.latest_ms <= until_ms:

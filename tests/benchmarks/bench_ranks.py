@@ -50,7 +50,7 @@ def write(folder: str, ranks: range, world_size: int, rate: float, seconds: floa
                 with run.phase(phase):
                     pass
             values = dict.fromkeys(METRICS, (step + rank) / 7)
-            run.log({"train/loss": step + rank / 1000, **values}, step=step)
+            run.log({"train/loss": step + rank / 1000, "train/step_tokens": 4096, **values}, step=step)
         time.sleep(max(begin + (step + 1) / rate - time.monotonic(), 0))
     for _, run in runs:
         run.finish()
@@ -167,7 +167,7 @@ def main() -> None:
         folder, first, last = arguments.write
         write(folder, range(int(first), int(last)), arguments.ranks, arguments.rate, arguments.seconds)
         return
-    of_a_step = f"{len(PHASES)} phases and {len(METRICS) + 1} values"
+    of_a_step = f"{len(PHASES)} phases and {len(METRICS) + 2} values"
     print(f"{arguments.ranks} ranks, {arguments.rate:g} steps/s each with {of_a_step}")
     folder = Path(tempfile.mkdtemp())
     try:

@@ -15,6 +15,7 @@ from exporter.exposition.totals import Total
 from exporter.journal import find_journals
 from exporter.records import Family
 from exporter.server import Exporter
+from exporter.server import history as module
 from tests.support.journals import CATALOG, Journal, Scrape, judge
 
 FAMILY = Family("training_tokens", "counter", "Tokens.")
@@ -77,13 +78,37 @@ def test_a_counter_never_falls(numbers: list[float], per_step: bool) -> None:
     ],
 )
 def test_a_page_counts_what_was_logged(tmp_path: Path, key: str, family: str, per_step: bool) -> None:
-    """Whether a trainer logs the sum or each step, a counter has the sum, at the time of the last record."""
+    """Whether a trainer logs the sum or each step, a counter has the sum behind every step, at the step's time."""
     journal, sums = Journal(tmp_path).start(), [*accumulate([512, 512, 256])]
     for step, number in enumerate([512, 512, 256] if per_step else sums):
         journal.log(step, {key: number})
     assert scrape(tmp_path).values(family) == [1280]
-    [(ms, value)] = scrape(tmp_path, "server").points(family)
-    assert (ms, value) == (journal.expected_steps()[-1][0], 1280)
+    times = [ms for ms, _ in journal.expected_steps()]
+    assert scrape(tmp_path, "server").points(family) == list(zip(times, [512, 1024, 1280], strict=True))
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1.5])
+def test_a_counter_is_the_same_wherever_a_page_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: float
+) -> None:
+    """Pages of any part of a journal, by an exporter that is new each time, show the totals of all steps before."""
+    monkeypatch.setattr(module, "_CHECKPOINT_BYTES", 500)
+    monkeypatch.setattr(module, "PIECE_BYTES", 300)
+    journal, expected, numbers, told = Journal(tmp_path).start(), 0, {}, {}
+    for step in range(60):
+        expected += step
+        journal.log(step, {"train/step_tokens": step, **({"num_env_steps_sampled_lifetime": step} if step % 3 else {})})
+        numbers[journal.expected_steps()[-1][0]] = float(expected)
+        if step % 7 == 0:
+            exporter = Exporter(partial(find_journals, tmp_path), tmp_path / ".cursors.json", CATALOG)
+            page = exporter.scraper_page(Format.OPENMETRICS, "server", overlap)
+            page.delivered()
+            points = judge(page.body, Format.OPENMETRICS).points("training_tokens_total")
+            assert len(points) == min(step + 1, 7 + int(10 * overlap))
+            assert all(told.get(ms, value) == value for ms, value in points)
+            told.update(points)
+    assert told == {ms: value for ms, value in numbers.items() if ms in told}
+    assert len(told) == 57
 
 
 def test_a_resumed_attempt_goes_on_counting(tmp_path: Path) -> None:
