@@ -42,7 +42,7 @@ PAGE_BYTES = 6 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * PAGE_BYTES
 """The same however many journals are behind; those with the least to tell come first, so that live runs do not wait."""
 
-LEAST_SHARE_BYTES = 4 * PIECE_BYTES
+LEAST_SHARE_BYTES = 2 * PIECE_BYTES
 """What each journal may add to a page at least: between two scrapes a rank with many phases writes 100 kB and more."""
 
 FOLLOW_BYTES = 64 * 1024 * 1024
