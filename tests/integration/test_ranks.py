@@ -88,7 +88,8 @@ def test_the_rank_that_is_slow_in_its_data_loader_is_named(scene: Scene) -> None
     assert max(steps.values()) - min(steps.values()) <= 1
     [value] = scene.server.query('run_straggler_ratio{run_id="slow", phase="data"} > 1.25')
     assert value["metric"]["rank"] == str(SLOW)
-    assert float(value["value"][1]) == pytest.approx(_relative(scene.slow, SLOW, "data"), rel=0.2)
+    # Roughly, because the busier this machine, the longer the others sleep; relative to the mean it would be below 8.
+    assert float(value["value"][1]) == pytest.approx(_relative(scene.slow, SLOW, "data"), rel=0.5)
 
 
 def _relative(run: RankedRun, rank: int, phase: str) -> float:
