@@ -62,6 +62,7 @@ benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_sources.py
 	$(BIN)/python tests/benchmarks/bench_backfill.py
 	$(BIN)/python tests/benchmarks/bench_following.py
+	$(BIN)/python tests/benchmarks/bench_ranks.py
 
 # The servers of the tests from the distribution, where they are missing and may be installed; the demo needs the first two.
 SERVERS := prometheus prometheus-alertmanager victoria-metrics

@@ -1,5 +1,6 @@
 """The only place of metric names: what every metric is called, means, and is watched for."""
 
+from exporter.catalog.gpu_peaks import peak_flops
 from exporter.catalog.load import default_catalog, load_catalog, parse_catalog
 from exporter.catalog.model import Alert, Alias, Catalog, Condition, Group, Metric, Panel, Range, Runs
 from exporter.catalog.naming import Namer, SeriesName, sanitize
@@ -19,5 +20,6 @@ __all__ = [
     "default_catalog",
     "load_catalog",
     "parse_catalog",
+    "peak_flops",
     "sanitize",
 ]

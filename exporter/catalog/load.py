@@ -108,6 +108,9 @@ def _check_metric(metric: Metric, groups: Mapping[str, Group], where: str) -> No
         require(
             set(alias.labels) == set(metric.labels), where, f"alias {alias.keys[0]!r} must give labels {metric.labels}"
         )
+        require(
+            metric.type == "counter" or not alias.per_step, where, "per_step is for counters, which add up their steps"
+        )
 
 
 def _group(data: Any, where: str) -> Group:

@@ -27,12 +27,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Alias:
-    """Native keys of a metric and the transform: canonical value = scale * native value."""
+    """Native keys of a metric and the transform: canonical value = scale * native value.
+
+    ``per_step`` is for counters: each value is that of one step alone, and a reader adds them up.
+    """
 
     keys: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     framework: str = ""
+    per_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,12 @@ class Alert:
     watches: str = ""
     """The series that an expression is about."""
     about: str = "run"
-    """``run``: while it is running; ``any run``; ``gpu``: of a running run; ``host`` of one; ``exporter``."""
+    """What it is about:
+
+    - ``run``: a run while it is running, each rank by itself; ``any run``, running or not.
+    - ``rank`` of a running run, by series on which rank 0 is named, too.
+    - ``gpu`` of a running run; ``host`` of one; ``exporter``.
+    """
     group: str = ""
     also: tuple[Condition, ...] = ()
     """More conditions that must hold for the run; where there is ``hold``, only when it begins to fire."""

@@ -7,7 +7,7 @@ import zlib
 from functools import lru_cache
 from typing import NamedTuple
 
-from exporter.catalog.model import Catalog, Metric
+from exporter.catalog.model import Alias, Catalog, Metric
 from exporter.records import PHASE_PREFIX, Family, Labels
 
 __all__ = ["Namer", "SeriesName", "sanitize"]
@@ -28,6 +28,8 @@ class SeriesName(NamedTuple):
     scale: float
     metric: Metric | None
     """The catalog's entry, or None for a key outside the catalog."""
+    per_step: bool = False
+    """Whether a counter's values are those of single steps."""
 
 
 class Namer:
@@ -104,9 +106,13 @@ def _quoted(key: str) -> str:
     return repr(key if len(key) <= _MAX_NAME else f"{key[:_MAX_NAME]}...")
 
 
+def _series_name(metric: Metric, alias: Alias) -> SeriesName:
+    return SeriesName(metric.family, tuple(sorted(alias.labels.items())), alias.scale, metric, alias.per_step)
+
+
 def _alias_table(catalog: Catalog) -> list[tuple[str, SeriesName]]:
     return [
-        (key.replace(".", "/"), SeriesName(metric.family, tuple(sorted(alias.labels.items())), alias.scale, metric))
+        (key.replace(".", "/"), _series_name(metric, alias))
         for metric in catalog.metrics.values()
         for alias in metric.aliases
         for key in alias.keys

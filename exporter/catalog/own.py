@@ -135,4 +135,4 @@ def _check_about(alerts: Sequence[Alert], runs: Runs, where: str) -> None:
 
 
 def _is_about_runs(alert: Alert) -> bool:
-    return alert.about in ("run", "any run", "gpu")
+    return alert.about in ("run", "rank", "any run", "gpu")

@@ -43,7 +43,8 @@ def _by_name(catalog: Catalog, name: str) -> Metric | None:
 def _series(name: SeriesName) -> str:
     labels = ", ".join(f'{label}="{value}"' for label, value in name.labels)
     scale = f", multiplied by {name.scale:g}" if name.scale != 1 else ""
-    return f"{name.family.name}{{{labels}}}{scale}" if labels else f"{name.family.name}{scale}"
+    scale += ", added up over the steps" if name.per_step else ""
+    return f"{name.family.sample_name}{{{labels}}}{scale}" if labels else f"{name.family.sample_name}{scale}"
 
 
 def _describe(metric: Metric, catalog: Catalog, labels: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from exporter.catalog import Catalog
+from exporter.catalog import Catalog, peak_flops
 from exporter.collectors.gpu_owners import holdings, owned
 from exporter.collectors.gpu_readings import Device, GpuSession, Reading
 from exporter.collectors.nvml import DriverError, GpuLostError
@@ -140,6 +140,8 @@ class GpuCollector:
         self._lost = set(self._known) - answered
         for uuid, gpu in self._known.items():
             yield self._sample("gpu_up", uuid in answered, gpu.labels)
+            if peak := peak_flops(gpu.name):
+                yield self._sample("gpu_peak_flops", peak, gpu.labels)
         for reading in readings:
             for metric, number, labels in reading.values:
                 yield self._sample(metric, number, reading.device.labels, labels)

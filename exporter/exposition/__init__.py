@@ -12,6 +12,7 @@ from exporter.exposition.run_page import (
 from exporter.exposition.run_state import RunState, default_labels, run_labels
 from exporter.exposition.series import MAX_SERIES_PER_RUN, Budget, Refusal, RunSeries
 from exporter.exposition.steps import StepTable, add_steps, step_table
+from exporter.exposition.totals import Totals
 
 __all__ = [
     "MAX_SERIES_PER_RUN",
@@ -23,6 +24,7 @@ __all__ = [
     "RunSeries",
     "RunState",
     "StepTable",
+    "Totals",
     "add_latest",
     "add_steps",
     "counter_samples",

@@ -81,6 +81,7 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
         "run_last_step_timestamp_seconds": state.last_step.time if state.last_step else None,
         "run_end_timestamp_seconds": state.end.time if state.end else None,
         "run_attempts": max(state.attempts, 1),
+        "training_parameters": _parameters(state.start.config) if state.start else None,
     }
     for name, number in gauges.items():
         if number is not None:
@@ -110,6 +111,12 @@ def _info_labels(start: RunStart) -> Labels:
         "host": start.host,
     }
     return tuple({**named, "world_size": str(start.world_size), "version": start.version}.items())
+
+
+def _parameters(config: Mapping[str, Any]) -> float | None:
+    """The size of the model, where the configuration says it."""
+    number = config.get("parameters", config.get("num_parameters"))
+    return float(number) if isinstance(number, (int, float)) and 0 < number < math.inf else None
 
 
 def _budget_refusals(state: RunState) -> Mapping[str, int]:

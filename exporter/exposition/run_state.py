@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from exporter.catalog import Catalog, Namer, sanitize
 from exporter.exposition.histogram import Histogram
 from exporter.exposition.series import RunSeries, Series
+from exporter.exposition.totals import Totals
 from exporter.journal import Chunk, Stamped
 from exporter.records import (
     Check,
@@ -22,6 +23,7 @@ from exporter.records import (
     Phase,
     RunEnd,
     RunStart,
+    Sample,
     Step,
     Timing,
     Unknown,
@@ -53,6 +55,7 @@ class _Schema(NamedTuple):
 
     headlines: list[tuple[str, Series]]
     observations: list[tuple[str, Series]]
+    counts: list[tuple[str, Series]]
 
 
 class RunState:
@@ -64,7 +67,7 @@ class RunState:
         self._namer = namer
         self._schemas: dict[tuple[int, tuple[str, ...]], _Schema] = {}
         self._last_place: tuple[int, tuple[str, ...]] = (0, ())
-        self._last_schema = _Schema([], [])
+        self._last_schema = _Schema([], [], [])
         self.start: RunStart | None = None
         self.first_time: float | None = None
         self.end: RunEnd | None = None
@@ -76,6 +79,8 @@ class RunState:
         self.nonfinite: Counter[str] = Counter()
         self.first_seen_ms: dict[str, int] = {}
         self.histograms: dict[tuple[str, Labels], Histogram] = {}
+        self.totals = Totals()
+        """What was worked off so far."""
         self.bests: dict[str, Best] = {}
         self.phase: Phase | None = None
         """The phase of the training step that began last."""
@@ -131,6 +136,13 @@ class RunState:
             if series is not None and series.name.family.type == "gauge":
                 yield series, value
 
+    def count(self, stamped: Stamped, totals: Totals) -> list[Sample]:
+        """The counters behind a step that was taken in before, at its time, given those before it."""
+        if not isinstance(stamped.record, Step):
+            return []
+        counted = totals.add(stamped.record, self._schema(stamped, tuple(stamped.record.metrics)).counts)
+        return [total.sample(self.rank_labels, stamped.ms) for total in counted]
+
     def _add_step(self, stamped: Stamped, step: Step) -> None:
         self.steps += 1
         self.last_step = step
@@ -144,6 +156,7 @@ class RunState:
             self._update_best(series, metrics[key], step.step)
         for key, series in schema.observations:
             self._histogram(series).observe(float(metrics[key]) * series.name.scale)
+        self.totals.add(step, schema.counts)
         try:
             sum(metrics.values())
         except TypeError:
@@ -161,7 +174,7 @@ class RunState:
 
     def _learn(self, attempt: int, keys: tuple[str, ...], ms: int) -> None:
         """Claim the series of a new set of keys, in the order in which they first appear."""
-        schema = _Schema([], [])
+        schema = _Schema([], [], [])
         for key in keys:
             series = self.series.get(attempt, key)
             if series is None:
@@ -173,6 +186,8 @@ class RunState:
                 schema.headlines.append((key, series))
             if series.name.family.type == "histogram":
                 schema.observations.append((key, series))
+            if series.name.family.type == "counter":
+                schema.counts.append((key, series))
         if len(self._schemas) >= _MAX_SCHEMAS:
             self._schemas.clear()
         self._schemas[attempt, keys] = schema

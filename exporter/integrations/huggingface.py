@@ -74,7 +74,8 @@ class TelemetryCallback(TrainerCallback):
 @never_raises
 def _config(args: Any, model: Any) -> dict[str, Any]:
     """What is set among the training arguments, tokens masked, and in the model's configuration."""
-    return {**_set(args.to_dict()), "model": _set(model.config.to_dict()) if hasattr(model, "config") else {}}
+    size = {"num_parameters": model.num_parameters()} if hasattr(model, "num_parameters") else {}
+    return {**_set(args.to_dict()), **size, "model": _set(model.config.to_dict()) if hasattr(model, "config") else {}}
 
 
 def _set(options: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from exporter.encoding import APPEND_NEWLINE, clean, decode, encode, encode_line
 from exporter.journal import JournalWriter
 from exporter.records import ALERT_TYPES, PHASE_PREFIX
+from exporter.run.cuda_timer import CudaTimer
 from exporter.run.scalars import sort_values, to_scalar
 from exporter.run.table import Table
 
@@ -52,6 +53,7 @@ class Run:
         self._append = writer.append if writer else _ignore
         self._next_step = first_step
         self._on_finish = on_finish
+        self._cuda_timer = CudaTimer(self._write_phase_end)
         self._pid = os.getpid()
         self._refused: Counter[str] = Counter()
         self._report_at = 0.0
@@ -108,13 +110,15 @@ class Run:
             self._write("timing", name=name, seconds=time.perf_counter() - started)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str, *, cuda: bool = False) -> Iterator[None]:
         """Time a phase of the training step: data, forward, backward, optimizer, generate, reward, or the like.
 
-        Unlike an operation it is also recorded when it begins, so that a run that hangs shows where.
+        Unlike an operation it is also recorded when it begins, so that a run that hangs shows where. With ``cuda``
+        its duration is that of the work which torch was given in it for the GPU, and not that of handing it over;
+        nothing waits for the GPU, so it is recorded later. Where torch does not use CUDA that makes no difference.
         """
         self._write("phase", name=name)
-        with self.time_operation(f"{PHASE_PREFIX}{name}"):
+        with self._cuda_timer.time(name) if cuda else self.time_operation(f"{PHASE_PREFIX}{name}"):
             yield
 
     def event(self, title: str, text: str = "", alert_type: str = "info", tags: Sequence[str] = ()) -> None:
@@ -165,6 +169,7 @@ class Run:
             return
         status = self._one_of(status, _END_STATUSES, "failed")
         self._report_refused(math.inf)
+        self._cuda_timer.finish()
         self._write("run_end", status=status, reason=reason, exit_code=exit_code)
         self._is_open = False
         if self._writer:
@@ -223,6 +228,9 @@ class Run:
 
     def _write_table(self, name: str, table: Table, step: int) -> None:
         self._write("table", name=name, step=step, columns=table.columns, rows=table.rows)
+
+    def _write_phase_end(self, name: str, seconds: float) -> None:
+        self._write("timing", name=f"{PHASE_PREFIX}{name}", seconds=seconds)
 
     def _write(self, kind: str, **fields: Any) -> None:
         if not self._is_open:

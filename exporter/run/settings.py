@@ -43,7 +43,8 @@ class Settings:
     port: int | None = None
     """Port of the in-process /metrics server on 127.0.0.1: None for no server, 0 for any free port."""
     ranks: str = "main"
-    """``main``: only rank 0 logs; ``all``: every rank has a journal of its own."""
+    """``main``: only rank 0 logs; ``all``: every rank has a journal of its own; a number: that rank logs in the place
+    of rank 0, as where the loss is known to the last stage of a pipeline."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """A few more labels of every series, with few different values."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -139,8 +140,11 @@ def _check_texts(settings: Settings) -> None:
 
 def _check(settings: Settings) -> None:
     validate_run_id(settings.run_id)
-    if settings.ranks not in ("main", "all"):
-        raise ConfigError(f"ranks={settings.ranks!r} must be 'main' (rank 0 logs) or 'all' (each has a journal)")
+    if settings.ranks not in ("main", "all") and not re.fullmatch("[0-9]{1,9}", settings.ranks):
+        raise ConfigError(
+            f"ranks={settings.ranks!r} must be 'main' (rank 0 logs), 'all' (each has a journal) or the number of the "
+            "one that logs, such as '7'"
+        )
     port = settings.port
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535):
         raise ConfigError(f"port={port!r} must be None (no server) or a number from 0 (any free port) to 65535")

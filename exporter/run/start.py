@@ -53,7 +53,7 @@ def start_run(
 
     What is not given comes from TELEMETRY_RUN_ID and the like, then from the YAML file ``settings`` (or
     TELEMETRY_SETTINGS), then from the defaults in :class:`exporter.run.settings.Settings`. On ranks above
-    0 the run does nothing unless ``ranks="all"``.
+    0 the run does nothing unless ``ranks`` is ``"all"`` or the number of the rank that logs.
 
     ``on_alert`` is called with a :class:`exporter.RunAlert` when what is logged crosses a threshold of the catalog,
     after it was stored and in the same thread, so that a script can stop itself: let it set a flag, or call
@@ -90,10 +90,13 @@ def start_resolved(settings: Settings, pid: int, on_alert: OnAlert | None = None
     Raises:
         RunError: the journal cannot be written, or another process writes it.
     """
-    rank = detect_rank(os.environ)
-    if rank.rank and settings.ranks == "main":
+    rank = detect_rank(os.environ, sys.modules)
+    if settings.ranks == "all":
+        return _open_run(settings, rank, pid, on_alert)
+    speaker = 0 if settings.ranks == "main" else int(settings.ranks)
+    if rank.rank != speaker:
         return Run(settings.run_id, None)
-    return _open_run(settings, rank, pid, on_alert)
+    return _open_run(settings, rank._replace(rank=0), pid, on_alert)
 
 
 class _Past(NamedTuple):

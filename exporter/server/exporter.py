@@ -40,7 +40,10 @@ PAGE_BYTES = 6 * 1024 * 1024
 """Journal bytes on one page: about 150 000 samples, so that a backlog drains over several scrapes."""
 
 MAX_PAGE_BYTES = 4 * PAGE_BYTES
-"""The same however many runs are behind; those with the least to tell come first, so that live runs do not wait."""
+"""The same however many journals are behind; those with the least to tell come first, so that live runs do not wait."""
+
+LEAST_SHARE_BYTES = 2 * PIECE_BYTES
+"""What each journal may add to a page at least: between two scrapes a rank with many phases writes 100 kB and more."""
 
 FOLLOW_BYTES = 64 * 1024 * 1024
 """Journal bytes taken in at one scrape, so that a long journal cannot make the scrape time out."""
@@ -125,6 +128,7 @@ class Exporter:
                     if "running" in statuses:
                         add_latest(page, history.state, self._catalog)
                     page.add(counter_samples(history.state, self._catalog))
+                    page.add(history.state.totals.samples(history.state.rank_labels, None))
                     page.add(gauge_samples(history.state, self._catalog, statuses))
             return self._finish(page, shown)
 
@@ -155,7 +159,7 @@ class Exporter:
     ) -> tuple[dict[Path, Cursor], int]:
         starts = {h.path: h.resume(self._cursors.position(scraper, h.path, h.inode)) for h in histories}
         behind = sum(h.position.offset > starts[h.path].offset for h in histories)
-        share = max(PAGE_BYTES // max(behind, 1), PIECE_BYTES)
+        share = max(PAGE_BYTES // max(behind, 1), LEAST_SHARE_BYTES)
         cursors, samples, left = {}, 0, MAX_PAGE_BYTES
         for history in sorted(histories, key=lambda h: h.position.offset - starts[h.path].offset):
             start = starts[history.path]
@@ -173,10 +177,11 @@ class Exporter:
         until_ms = now_ms + _CLOCK_AHEAD_MS
         marks: list[Stamped] = []
         with self._one_journal(history.path):
-            for chunk in history.read(start, repeat_ms, limit, until_ms):
-                samples += add_steps(page, chunk.records, history.series, self._catalog)
-                marks += (item for item in chunk.records if is_mark(item, until_ms))
-                end = max(end, chunk.end)
+            for piece in history.read(start, repeat_ms, limit, until_ms):
+                samples += add_steps(page, piece.records, history.series, self._catalog)
+                page.add(piece.totals)
+                marks += (item for item in piece.records if is_mark(item, until_ms))
+                end = max(end, piece.end)
             page.add(mark_samples(marks, state, self._catalog))
         is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS
         if is_news and state.latest_ms <= until_ms:

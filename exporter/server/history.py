@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter.catalog import Catalog, Namer
-from exporter.exposition import Budget, RunSeries, RunState, default_labels
-from exporter.journal import START, Chunk, Position, identity, journal_rank, read_chunk
+from exporter.exposition import Budget, RunSeries, RunState, Totals, default_labels
+from exporter.journal import START, Chunk, Position, Stamped, identity, journal_rank, read_chunk
+from exporter.records import Sample
 
-__all__ = ["PIECE_BYTES", "RunHistory"]
+__all__ = ["PIECE_BYTES", "Piece", "RunHistory"]
 
 PIECE_BYTES = 96 * 1024
 """Journals are read in pieces: between two of them the training's threads get their turn."""
@@ -23,6 +25,14 @@ _PACKED_PIECE_BYTES = 16 * 1024 * 1024
 _CHECKPOINT_BYTES = 64 * 1024
 _SILENT_SECONDS = 3600.0
 _SILENT_STEPS = 20.0
+
+
+class Piece(NamedTuple):
+    """Consecutive records, the position behind them, and the run's totals behind each of their steps."""
+
+    records: list[Stamped]
+    end: Position
+    totals: list[Sample]
 
 
 class RunHistory:
@@ -77,19 +87,22 @@ class RunHistory:
         """
         return START if self._size and position.offset > self.position.offset else position
 
-    def read(self, start: Position, repeat_ms: int, limit: int, until_ms: int) -> Iterator[Chunk]:
+    def read(self, start: Position, repeat_ms: int, limit: int, until_ms: int) -> Iterator[Piece]:
         """Pieces from a position on, at most ``limit`` bytes behind it; they begin ``repeat_ms`` earlier."""
         cutoff = start.step_ms - repeat_ms
         here = self._checkpoint_before(start, cutoff) if repeat_ms else start
         stop = min(start.offset + limit, self.position.offset)
+        totals = self._totals_before(here) if self.state.totals else None
         while here.offset < stop:
             chunk = read_chunk(self.path, here, min(self._piece, stop - here.offset), until_ms)
             if chunk.end == here:
                 return
             here = chunk.end
+            counted = self._count(chunk, totals) if totals is not None else []
             if repeat_ms:
                 chunk = chunk._replace(records=[item for item in chunk.records if item.ms > cutoff])
-            yield chunk
+                counted = [sample for sample in counted if (sample.time_ms or 0) > cutoff]
+            yield Piece(chunk.records, here, counted)
             time.sleep(0)
 
     def statuses(self, now: float) -> set[str]:
@@ -117,17 +130,35 @@ class RunHistory:
         self.state = RunState(self._catalog, self._namer, self.series)
         self.position = START
         self._checkpoints = [START]
+        self._totals = [self.state.totals.copy()]
+        """The totals at each checkpoint: those of a step follow from all steps before it."""
 
     def _take(self, chunk: Chunk) -> None:
         self.state.add(chunk)
         self.position = chunk.end
         if chunk.end.offset - self._checkpoints[-1].offset >= _CHECKPOINT_BYTES:
             self._checkpoints.append(chunk.end)
+            self._totals.append(self.state.totals.copy())
 
     def _checkpoint_before(self, start: Position, step_ms: int) -> Position:
         index = bisect_left(self._checkpoints, step_ms, key=lambda position: position.step_ms)
         checkpoint = self._checkpoints[max(index - 1, 0)]
         return min(checkpoint, start)
+
+    def _totals_before(self, position: Position) -> Totals:
+        """The totals at a position, from those at the checkpoint before it and the records between."""
+        index = bisect_right(self._checkpoints, position.offset, key=lambda checkpoint: checkpoint.offset) - 1
+        here, totals = self._checkpoints[index], self._totals[index].copy()
+        while here.offset < position.offset:
+            chunk = read_chunk(self.path, here, position.offset - here.offset)
+            if chunk.end == here:
+                break
+            self._count(chunk, totals)
+            here = chunk.end
+        return totals
+
+    def _count(self, chunk: Chunk, totals: Totals) -> list[Sample]:
+        return [sample for stamped in chunk.records for sample in self.state.count(stamped, totals)]
 
     @property
     def _has_process(self) -> bool:

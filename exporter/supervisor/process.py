@@ -147,7 +147,8 @@ def _record(settings: Mapping[str, Any], taps: Sequence[int], control: socket.so
         if run.is_open:
             listen(control.fileno(), FORWARDED)
             control.send(bytes([_READY]))
-            Recorder(run, partial(system_metrics_logger, resolved, detect_rank(os.environ))).follow(taps, control)
+            rank = detect_rank(os.environ, sys.modules)
+            Recorder(run, partial(system_metrics_logger, resolved, rank)).follow(taps, control)
     except TelemetryError as error:
         _say(f"{error}; the command runs without telemetry")
     except KeyboardInterrupt:

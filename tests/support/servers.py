@@ -134,6 +134,10 @@ class Prometheus(Server):
         text = urllib.parse.urlencode({"query": expression, **parameters})
         return list(json.loads(get(f"{self.url}/api/v1/query?{text}"))["data"]["result"])
 
+    def alerts(self) -> list[dict[str, Any]]:
+        """Every alert that is pending or fires, with its texts."""
+        return list(json.loads(get(f"{self.url}/api/v1/alerts"))["data"]["alerts"])
+
     def samples(self, selector: str, window: str = "10m") -> dict[int, str]:
         """Every stored sample of the one series that a selector matches: milliseconds to value."""
         result = self.query(f"{selector}[{window}]")

@@ -97,6 +97,10 @@ BROKEN = {
     "keys as text": (metric("aliases: [{keys: loss}]"), ["m: keys: 'loss' must be a list"]),
     "alias's unknown key": (metric("aliases: [{keys: [a], sign: -1}]"), ["m: unknown key 'sign'"]),
     "scale 0": (metric("aliases: [{keys: [a], scale: 0}]"), ["scale 0.0 must be finite and not 0"]),
+    "a gauge of single steps": (
+        metric("aliases: [{keys: [a], per_step: true}]"),
+        ["m: per_step is for counters, which add up their steps"],
+    ),
     "scale infinite": (metric("aliases: [{keys: [a], scale: .inf}]"), ["scale inf must be finite"]),
     "scale as text": (metric("aliases: [{keys: [a], scale: '2'}]"), ["scale: '2' must be of type float"]),
     "scale as bool": (metric("aliases: [{keys: [a], scale: true}]"), ["scale: True must be of type float"]),

@@ -91,7 +91,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of about ten lines, pieces of about three."""
     monkeypatch.setattr(module, "PAGE_BYTES", 1000)
     monkeypatch.setattr(module, "MAX_PAGE_BYTES", 2000)
-    monkeypatch.setattr(module, "PIECE_BYTES", 300)
+    monkeypatch.setattr(module, "LEAST_SHARE_BYTES", 300)
     monkeypatch.setattr(history_module, "PIECE_BYTES", 300)
     monkeypatch.setattr(history_module, "_CHECKPOINT_BYTES", 500)
 
@@ -402,6 +402,18 @@ def test_a_backlog_drains_with_an_overlap_too(tmp_path: Path) -> None:
     for _ in range(30):
         scraper.scrape(overlap=1.0)
     assert scraper.steps() == positions(journal)
+
+
+def test_many_busy_ranks_do_not_fall_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many journals grow, each page takes a least share of each one, beyond what a page takes of one alone."""
+    monkeypatch.setattr(module, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(module, "PIECE_BYTES", 300)
+    monkeypatch.setattr(module, "LEAST_SHARE_BYTES", 3000)
+    journals = [with_steps(Journal(tmp_path, f"r{number}").start(), 20) for number in range(8)]
+    assert all(1000 < journal.path.stat().st_size < 3000 for journal in journals)
+    scraper = Scraper(exporter_of(tmp_path))
+    scraper.scrape()
+    assert all(scraper.steps(run_id=journal.run_id) == positions(journal) for journal in journals)
 
 
 @pytest.mark.usefixtures("small_pages")

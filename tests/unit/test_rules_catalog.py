@@ -174,7 +174,7 @@ def test_alerts_about_runs_name_the_run() -> None:
     """The summary of each alert about a run, or a GPU of one, says which; that of a host or exporter says where."""
     for alert in SHIPPED.alerts:
         assert (
-            "$labels.run_id" if "run" in alert.about or alert.about == "gpu" else "$labels.instance"
+            "$labels.run_id" if alert.about in ("run", "rank", "any run", "gpu") else "$labels.instance"
         ) in alert.summary
 
 

@@ -64,6 +64,14 @@ SAID: dict[tuple[str, str], tuple[dict[str, str], str]] = {
     ("DataWaitHigh", WARNING): ({}, "Run r waits for data 60% of the time, above 50%"),
     ("DataWaitTimeHigh", INFO): ({}, "Run r waits for data 20% of the time, above 10%"),
     ("DataWaitTimeHigh", WARNING): ({}, "Run r waits for data 60% of the time, above 50%"),
+    ("RankStraggling", INFO): (
+        {"rank": "2", "phase": "data"},
+        "Rank 2 of run r on node7, GPU 3 holds up the others 7.5% of the time in phase data, above 5%",
+    ),
+    ("RankStraggling", WARNING): (
+        {"rank": "2", "phase": "data"},
+        "Rank 2 of run r on node7, GPU 3 holds up the others 50% of the time in phase data, above 20%",
+    ),
     ("GPUIdle", WARNING): (GPU, "GPU 0 of run r is 1% busy, below 5% for 15 minutes"),
     ("GPUMemoryNearlyFull", INFO): (GPU, "Memory of GPU 0 of run r is 96% full"),
     ("GPUMemoryNearlyFull", WARNING): (GPU, "Memory of GPU 0 of run r is 99% full"),
@@ -79,6 +87,10 @@ SAID: dict[tuple[str, str], tuple[dict[str, str], str]] = {
     ("DiskNearlyFull", CRITICAL): ({**HOST, "path": "/runs"}, "Only 0.5% of /runs on h:1 is free, below 1%"),
     ("RunStalled", WARNING): ({}, "Run r has made no step for 2m 30s after step 30"),
     ("RunStalled", CRITICAL): ({}, "Run r has made no step for 10m 5s after step 121"),
+    ("RankHanging", WARNING): (
+        {"rank": "0", "phase": "data"},
+        "Rank 0 of run r on node7 hangs for 2m 50s after step 7, last in phase data",
+    ),
     ("RunSilent", INFO): ({}, "The log of run r has been silent for 10m 0s"),
     ("RunWithoutSteps", WARNING): ({}, "Run r started 31m 0s ago and has made no step yet"),
     ("RunCrashed", CRITICAL): ({"status": "crashed"}, "Run r crashed after step 10"),

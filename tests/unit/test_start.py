@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -201,7 +202,61 @@ def test_a_folder_that_may_not_be_read_is_an_error(start, monkeypatch):
 )
 def test_rank_detection(environ, expected):
     """The global rank counts where it is known, else the local one; what is no number is not set."""
-    assert detect_rank(environ) == expected
+    assert detect_rank(environ, {}) == expected
+
+
+def distributed(rank, world_size, *, is_initialized=True):
+    """What is asked of torch.distributed."""
+    return SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: is_initialized,
+        get_rank=lambda: rank,
+        get_world_size=lambda: world_size,
+    )
+
+
+def ray_train(rank, world_size):
+    """What is asked of ray.train."""
+    context = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: world_size)
+    return SimpleNamespace(get_context=lambda: context)
+
+
+def no_worker():
+    """What ray.train raises outside of a worker."""
+    raise RuntimeError("get_context() has been called outside the training function")
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ({"torch.distributed": distributed(5, 16)}, (5, 16)),
+        ({"torch.distributed": distributed(5, 16, is_initialized=False)}, (3, 8)),
+        ({"torch.distributed": SimpleNamespace(is_available=lambda: False)}, (3, 8)),
+        ({"torch.distributed": distributed(-1, -1)}, (3, 8)),
+        ({"torch.distributed": None}, (3, 8)),
+        ({"ray.train": ray_train(6, 12)}, (6, 12)),
+        ({"ray.train": ray_train(None, None)}, (3, 8)),
+        ({"ray.train": SimpleNamespace(get_context=no_worker)}, (3, 8)),
+        ({"torch.distributed": distributed(5, 16), "ray.train": ray_train(6, 12)}, (5, 16)),
+        ({"torch.distributed": distributed(5, 16, is_initialized=False), "ray.train": ray_train(6, 12)}, (6, 12)),
+    ],
+)
+def test_a_library_that_knows_the_rank_comes_before_the_variables(modules, expected):
+    """What torch.distributed or Ray Train say counts, where they are imported and this is a worker of theirs."""
+    assert detect_rank({"RANK": "3", "WORLD_SIZE": "8"}, modules) == expected
+
+
+def test_another_rank_than_0_may_speak_for_the_run(start, runs, records, monkeypatch):
+    """With ranks="3" rank 3 has the journal and the series of rank 0, and all others are silent, rank 0 too."""
+    for rank in ("0", "3", "4"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "8")
+        run = start(ranks="3")
+        assert (run.path is not None) == (rank == "3")
+        if run.path:
+            (first,) = starts(records, run)
+            assert (first.rank, first.world_size) == (0, 8)
+    assert [path.name for path in (runs / "r1").glob("*.jsonl")] == ["metrics.jsonl"]
 
 
 def test_other_ranks_are_silent(runs, monkeypatch):

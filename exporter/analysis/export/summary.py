@@ -53,6 +53,7 @@ class RunSummary:
     def _tell(self, statuses: set[str]) -> Iterator[Sample]:
         ms = max(self._state.latest_ms, self._told_ms + 1)
         yield from counter_samples(self._state, self._catalog, ms, self._told_ms)
+        yield from self._state.totals.samples(self._state.rank_labels, ms)
         if ms >= self._gauges_due_ms:
             for sample in gauge_samples(self._state, self._catalog, statuses):
                 yield sample._replace(time_ms=ms)

@@ -32,6 +32,8 @@ def expression(alert: Alert, catalog: Catalog) -> str:
     lines = [condition(alert, catalog)]
     if alert.about in ("run", "gpu"):
         lines.append(f"and {ON_RUN} {_statuses(alert.runs, status='running')} == 1")
+    elif alert.about == "rank":
+        lines.append(f"and on (run_id) {_statuses(alert.runs, status='running')} == 1")
     elif alert.about == "any run" and alert.runs:
         lines.append(f"and {ON_RUN} {_statuses(alert.runs)}")
     elif alert.about == "host":

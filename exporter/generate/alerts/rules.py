@@ -15,10 +15,24 @@ __all__ = ["RUNBOOK_URL", "alert_rules", "filled"]
 
 RUNBOOK_URL = "https://github.com/telemetry-exporter/telemetry-exporter/blob/main/alerts/RUNBOOK.md"
 
+_RANK = '$labels.run_id ($labels.rank | reReplaceAll "^0?$" "0|") | query'
+"""Rank 0 is named where each rank measures by itself, and not where it speaks for the run."""
+
+_OF_RANK = "run_id=%q, rank=~%q"
 _LAST_STEP = (
-    "{{ range printf `last_over_time(training_step{run_id=%q, rank=%q}[1d])` $labels.run_id $labels.rank | query }}"
+    f"{{{{ range printf `last_over_time(training_step{{{_OF_RANK}}}[1d])` {_RANK} }}}}"
     " after step {{ .Value | printf `%.0f` }}{{ end }}"
 )
+_LAST_PHASE = (
+    f"{{{{ with printf `run_phase_start_timestamp_seconds{{{_OF_RANK}}}` {_RANK} }}}}"
+    ", last in phase {{ (. | first).Labels.phase }}{{ end }}"
+)
+_PLACE = (
+    f"{{{{ with printf `run_info{{{_OF_RANK}}}` {_RANK} }}}} on {{{{ (. | first).Labels.host }}}}{{{{ end }}}}"
+    f"{{{{ with printf `run_gpu_info{{{_OF_RANK}}}` {_RANK} }}}}"
+    "{{ if eq (len .) 1 }}, GPU {{ (. | first).Labels.gpu }}{{ end }}{{ end }}"
+)
+_LOOKED_UP = {"{last_step}": _LAST_STEP, "{last_phase}": _LAST_PHASE, "{place}": _PLACE}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -45,11 +59,13 @@ def alert_rules(catalog: Catalog) -> str:
 
 
 def filled(text: str, alert: Alert, catalog: Catalog) -> str:
-    """A text of the catalog with the bound and the templates that look up a step."""
+    """A text of the catalog with the bound and the templates that look up a step, a phase or a place."""
     text = alert.told(wrap(text))
     if "{at_step}" in text:
         text = text.replace("{at_step}", _at_step(alert, catalog))
-    return text.replace("{last_step}", _LAST_STEP)
+    for name, template in _LOOKED_UP.items():
+        text = text.replace(name, template)
+    return text
 
 
 def _rule(alert: Alert, catalog: Catalog) -> dict[str, Any]:

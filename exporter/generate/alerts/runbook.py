@@ -11,6 +11,7 @@ __all__ = ["runbook"]
 
 _ABOUT = {
     "run": "while the run is running",
+    "rank": "for a rank of a running run",
     "any run": "whether the run is running or not",
     "gpu": "for a GPU of a running run",
     "host": "while a run is running on the host",

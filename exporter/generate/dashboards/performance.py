@@ -27,6 +27,7 @@ def performance(catalog: Catalog) -> dashboard.Dashboard:
         Section("", [[_step_time(catalog), _phases(catalog)], *_speed(catalog)]),
         Section("Ranks", [[_by_rank("Own work by rank", _work()), _by_rank("Data wait by rank", _wait()), _slowest()]]),
         Section("", [[_places()]]),
+        Section("", [[_straggling(catalog)], *_counted(catalog)]),
         Section("GPUs of the chosen runs", _gpus(catalog)),
         Section("Processes of the chosen runs", _processes(catalog)),
         Section("Hosts", _hosts(catalog)),
@@ -105,6 +106,20 @@ def _slowest() -> timeseries.Panel:
     panel = graph("Own work of the slowest rank, relative to the median", [line], "none", RATE).axis_soft_min(1)
     panel.description("1 where all ranks are alike, or there is one only. Above 1.25 one rank holds up the others.")
     return panel.no_value('No times by phase in this time range: use run.phase("forward"), run.phase("data"), ...')
+
+
+def _straggling(catalog: Catalog) -> timeseries.Panel:
+    """Which rank takes longer than the others, and in which phase."""
+    metric = catalog.metrics["run_straggler_ratio"]
+    labels = ("rank", "phase")
+    slower = f"max by (run_id, rank, phase) ({promql.of_runs(metric.name)} > 1.25)"
+    panel = graph("Ranks slower than the median by a quarter", [Line("ratio", slower, legend(labels))], "none", RATE)
+    return described(panel, metric, catalog).axis_soft_min(1).no_value("No rank takes a quarter longer than the others")
+
+
+def _counted(catalog: Catalog) -> list[list[timeseries.Panel]]:
+    counters = ("training_tokens", "training_samples", "training_env_steps")
+    return panel_rows(catalog, (*counters, "performance_estimated_mfu_ratio"))
 
 
 def _places() -> table.Panel:

@@ -9,8 +9,9 @@ from tests.support.rule_cases.learning import LEARNING
 from tests.support.rule_cases.machine import MACHINE
 from tests.support.rule_cases.policy import POLICY
 from tests.support.rule_cases.progress import PROGRESS
+from tests.support.rule_cases.ranks import RANKS
 from tests.support.rule_cases.training import TRAINING
 
 __all__ = ["CASES"]
 
-CASES: Mapping[str, Sequence[Case]] = {**TRAINING, **POLICY, **LEARNING, **PROGRESS, **MACHINE}
+CASES: Mapping[str, Sequence[Case]] = {**TRAINING, **POLICY, **LEARNING, **PROGRESS, **RANKS, **MACHINE}

@@ -100,6 +100,11 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
         Case("a tenth of the time", {WAITED: count((200, 1))}, {900: INFO}),
         Case("half of it", {WAITED: count((200, 3))}, {900: WARNING}),
         Case("less than a tenth", {WAITED: count((200, 0.4))}, {900: ""}),
+        Case(
+            "rank 0 of several",
+            {'performance_data_wait_duration_seconds_sum{rank="0", run_id="r"}': count((200, 3))},
+            {900: WARNING},
+        ),
     ],
     "RunStalled": [
         Case(
