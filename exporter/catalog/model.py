@@ -133,7 +133,7 @@ class Alert:
     without: tuple[str, ...] = ()
     """Metrics whose presence says that the rule is not for this run."""
     warm_up: int = 0
-    """Logged steps before the rule applies."""
+    """Logged steps before the rule applies; most updates of its window must be later ones, or all where one decides."""
     lasting: str = ""
     """How long it must be true before it fires."""
     interval: str = ""

@@ -47,11 +47,28 @@ LEARNING: Mapping[str, Sequence[Case]] = {
         ),
         variance_band("-30", "", 49),
         variance_band("0.1", "", 1),
-        variance_band("0.1", WARNING, 50),
         Case(
-            "the warm-up ends with the fiftieth step, also where steps are rare",
+            "the warm-up ends with the fiftieth step",
+            {VARIANCE: "0.1+0x60", STEPS: [*range(1, 61)]},
+            {47 * 600: "", 48 * 600: "", 49 * 600: WARNING, 59 * 600: WARNING},
+            600,
+        ),
+        Case(
+            "where steps are frequent, it ends once most updates of a minute came after it",
+            {VARIANCE: "0.1+0x120", STEPS: [*range(1, 121)]},
+            {50: "", 70: "", 90: WARNING, 110: WARNING},
+            1,
+        ),
+        Case(
+            "a value function that has learned within the warm-up is healthy",
+            {VARIANCE: [0.1] * 45 + [0.9] * 75, STEPS: [*range(1, 121)]},
+            dict.fromkeys(range(0, 115, 5), ""),
+            1,
+        ),
+        Case(
+            "it does not begin again while no step is made",
             {VARIANCE: "0.1+0x300", STEPS: [*range(60), *[None] * 170]},
-            {0: "", 245: "", 250: WARNING, 700: WARNING, 1100: WARNING},
+            {0: "", 245: "", 285: WARNING, 700: WARNING, 1100: WARNING},
         ),
         Case("without a count of steps the warm-up does not end", {VARIANCE: "0.1+0x60"}, {60: "", 295: ""}),
         Case(
@@ -84,6 +101,12 @@ LEARNING: Mapping[str, Sequence[Case]] = {
             {100: "", 150: ""},
         ),
         Case("what stays bad is no dip", {VARIANCE: "-5+0x60", **LATE}, {60: "", 295: ""}),
+        Case(
+            "a bad batch of the warm-up is none when that has just ended",
+            {VARIANCE: [0.9] * 45 + [-5] + [0.9] * 80, STEPS: [*range(1, 127)]},
+            dict.fromkeys(range(0, 125, 5), ""),
+            1,
+        ),
     ],
     "EntropyCollapse": [
         Case("70 % lost within minutes", {ENTROPY: [0.69] * 120 + [0.2] * 60}, {595: "", 655: WARNING, 895: WARNING}),
