@@ -19,6 +19,18 @@ _LAST_STEP = (
     "{{ range printf `last_over_time(training_step{run_id=%q, rank=%q}[1d])` $labels.run_id $labels.rank | query }}"
     " after step {{ .Value | printf `%.0f` }}{{ end }}"
 )
+# What is not finite is no number once it is subtracted from itself. VictoriaMetrics stores none, so it finds no step.
+_BY_STEP = (
+    "{{ range printf `min_over_time((training_step{run_id=%q, rank=%q} and on (run_id, rank)"
+    " {__name__=%q, run_id=%q, rank=%q} - {__name__=%q, run_id=%q, rank=%q} != 0)[30m:1s])`"
+    " $labels.run_id $labels.rank $labels.metric $labels.run_id $labels.rank"
+    " $labels.metric $labels.run_id $labels.rank | query }} by step {{ .Value | printf `%.0f` }}{{ end }}"
+)
+_ON_HOST = (
+    '{{ range printf `run_info{run_id=%q, rank=%q, host!=""}` $labels.run_id $labels.rank | query }}'
+    " on {{ .Labels.host }}{{ end }}"
+)
+_TEMPLATES = {"{last_step}": _LAST_STEP, "{by_step}": _BY_STEP, "{on_host}": _ON_HOST}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -45,11 +57,13 @@ def alert_rules(catalog: Catalog) -> str:
 
 
 def filled(text: str, alert: Alert, catalog: Catalog) -> str:
-    """A text of the catalog with the bound and the templates that look up a step."""
+    """A text of the catalog with the bound and the templates that look up a step or a host."""
     text = alert.told(wrap(text))
     if "{at_step}" in text:
         text = text.replace("{at_step}", _at_step(alert, catalog))
-    return text.replace("{last_step}", _LAST_STEP)
+    for name, template in _TEMPLATES.items():
+        text = text.replace(name, template)
+    return text
 
 
 def _rule(alert: Alert, catalog: Catalog) -> dict[str, Any]:

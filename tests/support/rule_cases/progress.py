@@ -14,6 +14,7 @@ STALLED, CRASHED, FAILED, RUNNING = (
     f'run_status{{run_id="r", status="{status}"}}' for status in ("stalled", "crashed", "failed", "running")
 )
 LAST, START = "run_last_step_timestamp_seconds", "run_start_timestamp_seconds"
+HOST = 'run_info{host="h"}'
 UP = 'up{instance="h:1", job="telemetry"}'
 LOST = 'telemetry_lost_records_total{reason="disk_full"}'
 REFUSED = 'telemetry_series_refused_total{reason="run"}'
@@ -100,7 +101,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
     "RunStalled": [
         Case(
             "the exporter says stalled",
-            {STALLED: "0+0x29 1+0x300", LAST: "0+0x400"},
+            {STALLED: "0+0x29 1+0x300", LAST: "0+0x400", HOST: "1+0x400"},
             {140: "", 150: WARNING, 600: WARNING, 605: CRITICAL, 1200: CRITICAL},
         ),
         Case("a run that steps", {STALLED: "0+0x300", LAST: "0+5x300"}, {600: "", 1200: ""}),
@@ -136,7 +137,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
     "RunCrashed": [
         Case(
             "it was running, and is told for an hour",
-            {RUNNING: "1+0x9 0+0x100", CRASHED: "0+0x9 1+0x100"},
+            {RUNNING: "1+0x9 0+0x100", CRASHED: "0+0x9 1+0x100", HOST: "1+0x200"},
             {540: "", 600: CRITICAL, 4080: CRITICAL, 4200: ""},
             60,
         ),
@@ -166,7 +167,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
     "RunFailed": [
         Case(
             "it was running, and is told for an hour",
-            {RUNNING: "1+0x9 0+0x100", FAILED: "0+0x9 1+0x100"},
+            {RUNNING: "1+0x9 0+0x100", FAILED: "0+0x9 1+0x100", HOST: "1+0x200"},
             {540: "", 600: WARNING, 4080: WARNING, 4200: ""},
             60,
         ),
