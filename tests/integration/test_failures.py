@@ -79,8 +79,9 @@ class Session(NamedTuple):
     """How many updates each healthy run made."""
 
     def told(self, run_id: str) -> set[tuple[str, str]]:
-        """What was delivered about a run."""
-        return {(item.alertname, item.severity) for item in self.notifications if item.run_id == run_id}
+        """What was delivered about a run; a warning on the way to a critical alert is a part of that."""
+        told = {(item.alertname, item.severity) for item in self.notifications if item.run_id == run_id}
+        return told - {(name, "warning") for name, severity in told if severity == "critical"}
 
 
 class Training:
@@ -196,7 +197,9 @@ def _told(servers: Servers, run_id: str, status: str) -> bool:
 
 
 def _first(notifications: Sequence[Notification], run_id: str, alert: str) -> Notification:
-    return next(item for item in notifications if (item.run_id, item.alertname) == (run_id, alert))
+    """Of the severity that is expected."""
+    expected = [(run_id, *told) for told in EXPECTED[run_id] if told[0] == alert]
+    return next(item for item in notifications if (item.run_id, item.alertname, item.severity) in expected)
 
 
 def _firing(prometheus: Prometheus) -> bool:

@@ -13,7 +13,7 @@ __all__ = ["Update", "became_true", "clipped_too_much", "entropy_collapsed", "is
            "logged", "value_explains_little"]  # fmt: skip
 
 WINDOW = 60.0
-BEFORE = 600.0
+SHORT_WINDOW = 6.0
 WARM_UP = 50
 LEAST = 3
 
@@ -62,9 +62,9 @@ def value_explains_little(updates: Sequence[Update]) -> bool:
 
 
 def entropy_collapsed(updates: Sequence[Update]) -> bool:
-    """The minute's median is less than a tenth of the highest of the ten minutes before."""
-    before = [update.metrics["rl/entropy"] for update in _within(updates, WINDOW, WINDOW + BEFORE)]
-    return len(before) >= LEAST and _median(updates, "rl/entropy") < 0.1 * max(before)
+    """The median of six seconds is less than a tenth of the highest of the minute before."""
+    before = [update.metrics["rl/entropy"] for update in _within(updates, SHORT_WINDOW, 11 * SHORT_WINDOW)]
+    return len(before) >= LEAST and _median(updates, "rl/entropy", SHORT_WINDOW) < 0.1 * max(before)
 
 
 def is_no_number(updates: Sequence[Update]) -> bool:
@@ -72,8 +72,8 @@ def is_no_number(updates: Sequence[Update]) -> bool:
     return math.isnan(updates[-1].metrics["train/loss"])
 
 
-def _median(updates: Sequence[Update], key: str) -> float:
-    values = [update.metrics[key] for update in _within(updates, 0.0, WINDOW)]
+def _median(updates: Sequence[Update], key: str, window: float = WINDOW) -> float:
+    values = [update.metrics[key] for update in _within(updates, 0.0, window)]
     return statistics.median(values) if len(values) >= LEAST else values[-1]
 
 

@@ -45,6 +45,7 @@ def expression(alert: Alert, catalog: Catalog) -> str:
 def condition(alert: Alert, catalog: Catalog) -> str:
     """What must be true of the numbers, without the gates."""
     lines = [_main(alert, catalog)] if alert.hold else [_main(alert, catalog), *_more(alert, catalog)]
+    lines += [f"unless {ON_RUN}\n{as_operand(beyond(other, catalog))}" for other in alert.unless]
     if alert.without:
         span = windows(alert.condition, catalog)[-1]
         present = [f"last_over_time({catalog.metrics[name].sample_name}[{span}])" for name in alert.without]

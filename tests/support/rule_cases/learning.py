@@ -9,6 +9,7 @@ from tests.support.promtool import CRITICAL, INFO, WARNING, Case
 __all__ = ["LEARNING"]
 
 VARIANCE, ENTROPY, STEPS = "rl_explained_variance", "rl_entropy", "training_steps_total"
+VALUE_LOSS = "rl_value_loss"
 LATE = {STEPS: "99+0x400"}
 RARE = [None] * 119
 
@@ -83,6 +84,21 @@ LEARNING: Mapping[str, Sequence[Case]] = {
         ),
         Case("one bad batch among good ones", {VARIANCE: [0.9] * 20 + [-5] + [0.9] * 40, **LATE}, {100: "", 130: ""}),
         Case(
+            "where the value loss has fallen to less than a hundredth, all returns are the same",
+            {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.09] * 180, **LATE},
+            {60: CRITICAL, 150: "", 990: ""},
+        ),
+        Case(
+            "a value loss that has fallen less",
+            {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.11] * 180, **LATE},
+            {60: CRITICAL, 150: CRITICAL, 990: CRITICAL},
+        ),
+        Case(
+            "one that rises",
+            {VARIANCE: "0.001+0x200", VALUE_LOSS: "1+1x200", **LATE},
+            {60: WARNING, 150: WARNING, 990: WARNING},
+        ),
+        Case(
             "a run that ended",
             {VARIANCE: "0.1+0x60", **LATE, 'run_status{run_id="r", status="running"}': "0+0x60"},
             {60: "", 295: ""},
@@ -111,6 +127,18 @@ LEARNING: Mapping[str, Sequence[Case]] = {
     "EntropyCollapse": [
         Case("70 % lost within minutes", {ENTROPY: [0.69] * 120 + [0.2] * 60}, {595: "", 655: WARNING, 895: WARNING}),
         Case("90 % lost", {ENTROPY: [0.69] * 120 + [0.05] * 60}, {595: "", 655: CRITICAL, 895: CRITICAL}),
+        Case(
+            "with an update a second, a minute is what is looked at",
+            {ENTROPY: [0.69] * 60 + [0.05] * 60},
+            {60: "", 70: CRITICAL, 115: CRITICAL},
+            1,
+        ),
+        Case(
+            "with an update a second, what takes hundreds of them is slow",
+            {ENTROPY: [0.69 * 0.5 ** (n / 120) for n in range(600)]},
+            dict.fromkeys(range(0, 595, 15), ""),
+            1,
+        ),
         Case("two thirds are not yet 70 %", {ENTROPY: [0.69] * 120 + [0.23] * 60}, {660: "", 895: ""}),
         Case(
             "it does not end because the baseline follows",
