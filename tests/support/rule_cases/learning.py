@@ -86,7 +86,7 @@ LEARNING: Mapping[str, Sequence[Case]] = {
         Case(
             "where the value loss has fallen to less than a hundredth, all returns are the same",
             {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.09] * 180, **LATE},
-            {60: CRITICAL, 150: "", 990: ""},
+            {60: CRITICAL, 95: CRITICAL, 110: "", 990: ""},
         ),
         Case(
             "a value loss that has fallen less",
