@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -107,12 +107,28 @@ class Training:
             self._process.wait(10)
         return time.time()
 
-    def finish(self) -> None:
-        """End the training as its user would."""
+    def stop(self) -> None:
+        """Ask it to end, as its user would."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-            assert self._process.wait(30) == 0
+
+    def wait(self) -> None:
+        """Until it has ended by itself; where it does not, it is killed."""
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+            raise
+
+
+def end(trainings: Collection[Training]) -> None:
+    """End them all at once."""
+    for training in trainings:
+        training.stop()
+    for training in trainings:
+        training.wait()
 
 
 class Servers(NamedTuple):
@@ -152,13 +168,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         # The one that is killed serves itself, too: its target must not outlive it.
         broken["killed"] = Training(runs, "killed", "healthy", 21, FAILING_PACE, free_port())
         broken["stopped"] = Training(runs, "stopped", "healthy", 22, FAILING_PACE)
-        trainings = [*healthy.values(), *broken.values()]
         try:
             true_since = _follow(servers, broken)
             updates = {name: training.updates() for name, training in healthy.items()}
         finally:
-            for training in trainings:
-                training.finish()
+            end([*healthy.values(), *broken.values()])
         wait_until(lambda: not _firing(servers.prometheus), 60, "the end of every alert")
         notifications = list(servers.receiver.notifications)
         fired = _fired(servers.prometheus, began)
@@ -176,8 +190,7 @@ def _follow(servers: Servers, broken: dict[str, Training]) -> dict[tuple[str, st
     true_since["stopped", "RunStalled"] = logged(broken["stopped"].journal)[-1].time + STALL_SECONDS
     learning = set(EXPECTED) - {"stopped"}
     wait_until(lambda: all(_told(servers, name, "firing") for name in learning), 180, "every failure being told")
-    for name in SEEDS:
-        broken[name].finish()
+    end([broken[name] for name in SEEDS])
     for (name, alert), condition in CONDITIONS.items():
         true_since[name, alert] = became_true(condition, logged(broken[name].journal))
     # A crash is told for an hour, or until the run is resumed.
@@ -185,7 +198,6 @@ def _follow(servers: Servers, broken: dict[str, Training]) -> dict[tuple[str, st
     wait_until(lambda: _told(servers, "stopped", "firing"), 180, "the stalled run being told")
     broken["stopped"].signal(signal.SIGCONT)
     wait_until(lambda: all(_told(servers, name, "resolved") for name in EXPECTED), 90, "every resolution")
-    broken["killed"].finish()
     return true_since
 
 
