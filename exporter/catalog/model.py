@@ -135,7 +135,7 @@ class Alert:
     without: tuple[str, ...] = ()
     """Metrics whose presence says that the rule is not for this run."""
     warm_up: int = 0
-    """Logged steps before the rule applies; most updates of its window must be later ones, or all where one decides."""
+    """Logged steps before the rule applies; the updates of its window must be later ones."""
     lasting: str = ""
     """How long it must be true before it fires."""
     interval: str = ""

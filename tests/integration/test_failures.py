@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -63,6 +65,15 @@ CONDITIONS: Mapping[tuple[str, str], Condition] = {
     ("value-sign", "ExplainedVarianceLow"): conditions.value_explains_little,
     ("nan", "TrainingNonFinite"): conditions.is_no_number,
 }
+SAID = {
+    "step-size": r"KL \(update\) of run step-size is \d\S*, above 0\.1",
+    "entropy-sign": r"Entropy of run entropy-sign changed by -9\d\S*% .*, below -90%",
+    "value-sign": r"Explained variance of run value-sign is \S+, below 0\.5",
+    "nan": r"training_loss of run nan became NaN or infinite by step 6\d",
+    "killed": r"Run killed crashed after step \d+ on " + re.escape(socket.gethostname()),
+    "stopped": r"Run stopped has made no step for 2m \S+ after step \d+ on " + re.escape(socket.gethostname()),
+}
+"""What is read first about each broken run."""
 Told = tuple[str, str, str]
 """Run, alert and severity."""
 
@@ -98,7 +109,7 @@ class Training:
 
     def updates(self) -> int:
         """How many have been logged."""
-        return self.journal.read_text().count('"step"') if self.journal.exists() else 0
+        return self.journal.read_text().count('"_type":"step"') if self.journal.exists() else 0
 
     def signal(self, number: signal.Signals) -> float:
         """Send a signal; returns when."""
@@ -182,12 +193,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 def _follow(servers: Servers, broken: dict[str, Training]) -> dict[tuple[str, str], float]:
     """Let each run fail, be told and be over; returns when each condition came true, by run and alert."""
-    true_since = {}
-    for name, number in (("stopped", signal.SIGSTOP), ("killed", signal.SIGKILL)):
-        wait_until(lambda name=name: broken[name].updates() >= BEFORE_SIGNAL, 60, f"the first updates of {name}")
-        true_since[name] = broken[name].signal(number)
-    true_since = {("killed", "RunCrashed"): true_since["killed"]}
-    true_since["stopped", "RunStalled"] = logged(broken["stopped"].journal)[-1].time + STALL_SECONDS
+    stopped, killed = broken["stopped"], broken["killed"]
+    wait_until(lambda: min(stopped.updates(), killed.updates()) >= BEFORE_SIGNAL, 60, "the first updates")
+    stopped.signal(signal.SIGSTOP)
+    true_since = {("killed", "RunCrashed"): killed.signal(signal.SIGKILL)}
+    true_since["stopped", "RunStalled"] = logged(stopped.journal)[-1].time + STALL_SECONDS
     learning = set(EXPECTED) - {"stopped"}
     wait_until(lambda: all(_told(servers, name, "firing") for name in learning), 180, "every failure being told")
     end([broken[name] for name in SEEDS])
@@ -196,7 +206,7 @@ def _follow(servers: Servers, broken: dict[str, Training]) -> dict[tuple[str, st
     # A crash is told for an hour, or until the run is resumed.
     broken["killed"] = Training(servers.runs, "killed", "healthy", 21, FAILING_PACE)
     wait_until(lambda: _told(servers, "stopped", "firing"), 180, "the stalled run being told")
-    broken["stopped"].signal(signal.SIGCONT)
+    stopped.signal(signal.SIGCONT)
     wait_until(lambda: all(_told(servers, name, "resolved") for name in EXPECTED), 90, "every resolution")
     return true_since
 
@@ -233,6 +243,16 @@ def _fired(prometheus: Prometheus, began: float) -> Counter[Told]:
 def test_each_failure_is_told_as_what_it_is_and_as_nothing_else(session: Session, run_id: str) -> None:
     """The alerts delivered about a broken run are exactly those of what is broken."""
     assert session.told(run_id) == EXPECTED[run_id]
+
+
+@pytest.mark.parametrize("run_id", EXPECTED)
+def test_a_notification_says_what_is_wrong_and_where(session: Session, run_id: str) -> None:
+    """Its summary has the value or the step, and the host of a process; beside it stands what to do."""
+    own = [item for item in session.notifications if item.run_id == run_id and item.status == "firing"]
+    for item in own:
+        print(f"{item.severity} {item.alertname}: {item.summary}")
+    assert any(re.fullmatch(SAID[run_id], item.summary) for item in own)
+    assert all(item.action for item in own)
 
 
 def test_every_notification_is_resolved(session: Session) -> None:

@@ -13,7 +13,6 @@ __all__ = ["Update", "became_true", "clipped_too_much", "entropy_collapsed", "is
            "logged", "value_explains_little"]  # fmt: skip
 
 WINDOW = 60.0
-SHORT_WINDOW = 6.0
 WARM_UP = 50
 LEAST = 3
 
@@ -56,15 +55,15 @@ def clipped_too_much(updates: Sequence[Update]) -> bool:
 
 
 def value_explains_little(updates: Sequence[Update]) -> bool:
-    """Less than half of the variance, where most updates of the minute come after the warm-up."""
+    """Less than half of the variance, where all updates of the minute come after the warm-up."""
     own = len(list(_within(updates, 0.0, WINDOW)))
-    return len(updates) - WARM_UP + 1 >= own / 2 and _median(updates, "rl/explained_variance") < 0.5
+    return len(updates) - WARM_UP + 1 >= own and _median(updates, "rl/explained_variance") < 0.5
 
 
 def entropy_collapsed(updates: Sequence[Update]) -> bool:
-    """The median of six seconds is less than a tenth of the highest of the minute before."""
-    before = [update.metrics["rl/entropy"] for update in _within(updates, SHORT_WINDOW, 11 * SHORT_WINDOW)]
-    return len(before) >= LEAST and _median(updates, "rl/entropy", SHORT_WINDOW) < 0.1 * max(before)
+    """The minute's median is less than a tenth of the highest of the ten minutes before."""
+    before = [update.metrics["rl/entropy"] for update in _within(updates, WINDOW, 11 * WINDOW)]
+    return len(before) >= LEAST and _median(updates, "rl/entropy") < 0.1 * max(before)
 
 
 def is_no_number(updates: Sequence[Update]) -> bool:
@@ -72,8 +71,8 @@ def is_no_number(updates: Sequence[Update]) -> bool:
     return math.isnan(updates[-1].metrics["train/loss"])
 
 
-def _median(updates: Sequence[Update], key: str, window: float = WINDOW) -> float:
-    values = [update.metrics[key] for update in _within(updates, 0.0, window)]
+def _median(updates: Sequence[Update], key: str) -> float:
+    values = [update.metrics[key] for update in _within(updates, 0.0, WINDOW)]
     return statistics.median(values) if len(values) >= LEAST else values[-1]
 
 

@@ -51,7 +51,7 @@ SAID: dict[tuple[str, str], tuple[dict[str, str], str]] = {
     ("ExplainedVarianceLow", WARNING): ({}, "Explained variance of run r is 0.4999, below 0.5"),
     ("ExplainedVarianceLow", CRITICAL): ({}, "Explained variance of run r is -0.0001, below 0"),
     ("ExplainedVarianceDip", INFO): ({}, "Explained variance of run r fell to -5 at step 20, below 0, once"),
-    ("EntropyCollapse", WARNING): ({}, "Entropy of run r changed by -71.01% within minutes, below -70%"),
+    ("EntropyCollapse", WARNING): ({}, "Entropy of run r changed by -81.16% within minutes, below -80%"),
     ("EntropyCollapse", CRITICAL): ({}, "Entropy of run r changed by -92.75% within minutes, below -90%"),
     ("EntropyDropped", WARNING): ({}, "Entropy of run r changed by -87.5% against two hours before, below -70%"),
     ("EntropyExplosion", WARNING): ({}, "Entropy of run r changed by 112.5% in a short time, above 100%"),

@@ -54,14 +54,13 @@ def condition(alert: Alert, catalog: Catalog) -> str:
 
 
 def _warmed_up(alert: Alert, catalog: Catalog) -> list[str]:
-    """The warm-up is over, and most updates of the window came after it; where the worst one decides, all did."""
+    """The warm-up is over, and all updates of the window came after it."""
     spans = windows(alert.condition, catalog)
     steps = f"last_over_time(training_steps_total[{spans[-1]}])"
     updates = f"max by (run_id, rank) (count_over_time({selected(alert.condition, catalog)}[{spans[0]}]))"
-    needed = updates if alert.condition.value == "worst" else f"{updates} / 2"
     return [
         f"and {ON_RUN} {steps} >= {alert.warm_up}",
-        f"unless {ON_RUN} ({needed} > {ON_RUN} {steps} - {alert.warm_up - 1})",
+        f"unless {ON_RUN} ({updates} > {ON_RUN} {steps} - {alert.warm_up - 1})",
     ]
 
 
