@@ -5,6 +5,7 @@ python ppo_run.py KIND RUN_ID RUNS SECONDS SEED UPDATES_PER_SECOND [PORT]
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -40,6 +41,7 @@ class DividesByZero(Trainer):
 def main() -> None:
     """Train and log until the time is over or SIGTERM arrives."""
     kind, run_id, runs, seconds, seed, rate, *port = sys.argv[1:]
+    os.nice(10)  # however many train at once, the servers go first
     served = int(port[0]) if port else None
     with stop_requested() as stop, start_run(run_id, recipe=kind, directory=runs, port=served) as run:
         trainer = (DividesByZero if kind == "nan" else Trainer)(KINDS[kind], int(seed), run.time_operation)
