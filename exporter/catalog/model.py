@@ -139,10 +139,12 @@ class Alert:
     group: str = ""
     also: tuple[Condition, ...] = ()
     """More conditions that must hold for the run; where there is ``hold``, only when it begins to fire."""
+    unless: tuple[Condition, ...] = ()
+    """Conditions that must not hold for the run."""
     without: tuple[str, ...] = ()
     """Metrics whose presence says that the rule is not for this run."""
     warm_up: int = 0
-    """Logged steps before the rule applies."""
+    """Logged steps before the rule applies; the updates of its window must be later ones."""
     lasting: str = ""
     """How long it must be true before it fires."""
     interval: str = ""

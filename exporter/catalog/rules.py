@@ -69,7 +69,9 @@ def _rule(name: Any, data: Any, metrics: Mapping[str, Metric], where: str) -> li
     known(item, (*sorted(_RULE | _CONDITION), *_SIDES), where)
     side, bounds = _bounds(item, where)
     common = {key: value for key, value in item.items() if key in _RULE}
-    common["also"] = tuple(_also(part, metrics, where) for part in as_list(item.get("also", []), f"{where}: also"))
+    for key in ("also", "unless"):
+        parts = as_list(item.get(key, []), f"{where}: {key}")
+        common[key] = tuple(_other(part, metrics, f"{where}: {key}") for part in parts)
     common["without"] = as_texts(item.get("without", []), f"{where}: without")
     condition = {key: value for key, value in item.items() if key in _CONDITION}
     metric = metrics.get(condition.get("metric", ""))
@@ -131,9 +133,9 @@ def _by_severity(data: Any, severities: Iterable[str], where: str) -> dict[str, 
     return dict.fromkeys(names, typed(data, "str", where))
 
 
-def _also(data: Any, metrics: Mapping[str, Metric], where: str) -> Condition:
-    condition = build(Condition, data, f"{where}: also")
-    _check_condition(condition, metrics, f"{where}: also")
+def _other(data: Any, metrics: Mapping[str, Metric], where: str) -> Condition:
+    condition = build(Condition, data, where)
+    _check_condition(condition, metrics, where)
     return condition
 
 

@@ -42,7 +42,7 @@ from exporter.demo.objective import (
 if TYPE_CHECKING:
     from exporter import Run
 
-__all__ = ["PRESETS", "Settings", "Trainer", "main"]
+__all__ = ["PRESETS", "Settings", "Trainer", "main", "stop_requested", "train"]
 
 Timer = Callable[[str], AbstractContextManager[None]]
 
@@ -66,6 +66,7 @@ class Settings:
     learning_rate: float = 0.01
     value_learning_rate: float = 0.001
     weight_decay: float = 0.2
+    value_coefficient: float = 1.0
     max_grad_norm: float = 0.5
     clip: float = 0.06
     gamma: float = 0.98
@@ -119,11 +120,12 @@ class Trainer:
         returns = advantages + values
         measured = self._learn(_batch(rollout, advantages, returns), entropy_coefficient)
         bonus = entropy_coefficient * measured["rl/entropy"]
+        value_loss = self._settings.value_coefficient * measured["rl/value_loss"]
         self.updates += 1
         return {
             **measured,
             **self._episodes(),
-            "train/loss": measured["rl/policy_loss"] + measured["rl/value_loss"] - bonus,
+            "train/loss": measured["rl/policy_loss"] + value_loss - bonus,
             "train/learning_rate": self._settings.learning_rate,
             "rl/explained_variance": explained_variance(returns, values),
             "rl/advantage_mean": float(advantages.mean()),
@@ -168,6 +170,7 @@ class Trainer:
                 self._policy, batch, self._settings.clip, entropy_coefficient
             )
             value_measured, value_slope = value_gradient(self._value, batch)
+            value_slope *= self._settings.value_coefficient
         norm = float(np.hypot(np.linalg.norm(policy_slope), np.linalg.norm(value_slope)))
         scale = min(1.0, self._settings.max_grad_norm / (norm + 1e-12))
         with timer("optim_step"):
@@ -205,13 +208,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     identity = {"run_id": options.run_id, "user_id": "demo", "recipe": "ppo", "base_model": "cartpole-mlp"}
     config = {"preset": options.preset, "seed": options.seed, **asdict(settings)}
     # Signals are caught before there is a run to finish, and until it is finished.
-    with _stop_requested() as stop, start_run(**identity, config=config, directory=options.directory) as run:
+    with stop_requested() as stop, start_run(**identity, config=config, directory=options.directory) as run:
         trainer = Trainer(settings, options.seed, run.time_operation)
-        _train(trainer, run, stop, time.monotonic() + options.seconds, 1.0 / options.updates_per_second)
+        train(trainer, run, stop, time.monotonic() + options.seconds, 1.0 / options.updates_per_second)
     return 0
 
 
-def _train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, period: float) -> None:
+def train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, period: float) -> None:
     """Update and log, at most once a period (s), until told to stop or the monotonic clock reaches the deadline."""
     started = time.monotonic()
     pace: dict[str, float] = {}
@@ -225,7 +228,7 @@ def _train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, p
 
 
 @contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
+def stop_requested() -> Iterator[threading.Event]:
     """An event that SIGTERM or SIGINT sets, while the block runs, instead of ending the process."""
     stop = threading.Event()
     signals = (signal.SIGTERM, signal.SIGINT)

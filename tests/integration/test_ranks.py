@@ -75,7 +75,7 @@ def test_the_rank_that_was_killed_is_named_with_its_last_step(scene: Scene) -> N
     last = scene.killed.steps(KILLED)[-1]["step"]
     [(place, summary)] = scene.summaries("RunCrashed").items()
     assert place == ("killed", str(KILLED))
-    assert summary.startswith(f"Rank {KILLED} of run killed crashed after step {last},")
+    assert summary.startswith(f"Rank {KILLED} of run killed crashed after step {last} on {socket.gethostname()}, ")
 
 
 def test_the_rank_that_is_slow_in_its_data_loader_is_named(scene: Scene) -> None:
@@ -114,7 +114,7 @@ def test_the_rank_that_hangs_is_named_with_its_phase(scene: Scene) -> None:
     }
     summary = scene.summaries("RunStalled")["stopped", str(STOPPED)]
     assert summary.startswith(f"Rank {STOPPED} of run stopped has made no step for ")
-    assert summary.endswith(f" after step {last['step']}, last in phase data")
+    assert summary.endswith(f" after step {last['step']} on {socket.gethostname()}, last in phase data")
     summary = scene.summaries("RunStalled")["stopped", "0"]
     assert summary.endswith(", last in phase sync")
 

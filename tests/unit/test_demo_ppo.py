@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,15 @@ def test_diverging_diverges(diverging: list[dict[str, float]]) -> None:
     """The diverging preset's update KL is far too large, and most of its ratios are clipped."""
     assert np.median([each["train/approx_kl"] for each in diverging]) > 0.1
     assert np.median([each["rl/clip_fraction"] for each in diverging]) > 0.4
+
+
+def test_a_negative_value_coefficient_unlearns(steady: list[dict[str, float]]) -> None:
+    """The coefficient weights the value's part of the loss and of the gradient: below 0 the value gets worse."""
+    trainer = Trainer(replace(PRESETS["steady"], value_coefficient=-1.0), 1)
+    last = [trainer.update() for _ in range(30)][-1]
+    bonus = PRESETS["steady"].entropy_coefficient(29) * last["rl/entropy"]
+    assert last["train/loss"] == pytest.approx(last["rl/policy_loss"] - last["rl/value_loss"] - bonus)
+    assert last["rl/value_loss"] > 100 * steady[29]["rl/value_loss"]
 
 
 def test_all_is_measured(steady: list[dict[str, float]], diverging: list[dict[str, float]]) -> None:

@@ -165,7 +165,11 @@ def whole(**fields: Any) -> str:
         ),
         (
             {"warm_up": 50},
-            f' {ON} run_status{{status="running"}} == 1 {ON} last_over_time(training_steps_total[1m]) >= 50',
+            (
+                f' {ON} run_status{{status="running"}} == 1 {ON} last_over_time(training_steps_total[1m]) >= 50 '
+                "unless on (run_id, rank) (max by (run_id, rank) (count_over_time(x[1m])) "
+                "> on (run_id, rank) last_over_time(training_steps_total[1m]) - 49)"
+            ),
         ),
     ],
 )

@@ -40,19 +40,30 @@ def expression(alert: Alert, catalog: Catalog) -> str:
         lines.append('and on (instance, job) telemetry_runs{status="running"} > 0')
     lines += [f"unless {ON_RUN} {_statuses(runs)}" for runs in alert.excluded]
     if alert.warm_up:
-        span = windows(alert.condition, catalog)[-1]
-        lines.append(f"and {ON_RUN} last_over_time(training_steps_total[{span}]) >= {alert.warm_up}")
+        lines += _warmed_up(alert, catalog)
     return "\n".join(lines)
 
 
 def condition(alert: Alert, catalog: Catalog) -> str:
     """What must be true of the numbers, without the gates."""
     lines = [_main(alert, catalog)] if alert.hold else [_main(alert, catalog), *_more(alert, catalog)]
+    lines += [f"unless {ON_RUN}\n{as_operand(beyond(other, catalog))}" for other in alert.unless]
     if alert.without:
         span = windows(alert.condition, catalog)[-1]
         present = [f"last_over_time({catalog.metrics[name].sample_name}[{span}])" for name in alert.without]
         lines.append(f"unless {ON_RUN}\n{either(present)}")
     return "\n".join(lines)
+
+
+def _warmed_up(alert: Alert, catalog: Catalog) -> list[str]:
+    """The warm-up is over, and all updates of the window came after it."""
+    spans = windows(alert.condition, catalog)
+    steps = f"last_over_time(training_steps_total[{spans[-1]}])"
+    updates = f"max by (run_id, rank) (count_over_time({selected(alert.condition, catalog)}[{spans[0]}]))"
+    return [
+        f"and {ON_RUN} {steps} >= {alert.warm_up}",
+        f"unless {ON_RUN} ({updates} > {ON_RUN} {steps} - {alert.warm_up - 1})",
+    ]
 
 
 def _main(alert: Alert, catalog: Catalog) -> str:

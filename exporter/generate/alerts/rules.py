@@ -27,12 +27,26 @@ _LAST_PHASE = (
     f"{{{{ with printf `run_phase_start_timestamp_seconds{{{_OF_RANK}}}` {_RANK} }}}}"
     ", last in phase {{ (. | first).Labels.phase }}{{ end }}"
 )
-_PLACE = (
-    f"{{{{ with printf `run_info{{{_OF_RANK}}}` {_RANK} }}}} on {{{{ (. | first).Labels.host }}}}{{{{ end }}}}"
+_INFO = f'run_info{{{_OF_RANK}, host!=""}}'
+_ON_HOST = f"{{{{ with printf `{_INFO}` {_RANK} }}}} on {{{{ (. | first).Labels.host }}}}{{{{ end }}}}"
+_PLACE = _ON_HOST + (
     f"{{{{ with printf `run_gpu_info{{{_OF_RANK}}}` {_RANK} }}}}"
     "{{ if eq (len .) 1 }}, GPU {{ (. | first).Labels.gpu }}{{ end }}{{ end }}"
 )
-_LOOKED_UP = {"{last_step}": _LAST_STEP, "{last_phase}": _LAST_PHASE, "{place}": _PLACE}
+# What is not finite is no number once it is subtracted from itself. VictoriaMetrics stores none, so it finds no step.
+_BY_STEP = (
+    "{{ range printf `min_over_time((training_step{run_id=%q, rank=%q} and on (run_id, rank)"
+    " {__name__=%q, run_id=%q, rank=%q} - {__name__=%q, run_id=%q, rank=%q} != 0)[30m:1s])`"
+    " $labels.run_id $labels.rank $labels.metric $labels.run_id $labels.rank"
+    " $labels.metric $labels.run_id $labels.rank | query }} by step {{ .Value | printf `%.0f` }}{{ end }}"
+)
+_LOOKED_UP = {
+    "{last_step}": _LAST_STEP,
+    "{last_phase}": _LAST_PHASE,
+    "{by_step}": _BY_STEP,
+    "{on_host}": _ON_HOST,
+    "{place}": _PLACE,
+}
 
 
 class _Dumper(yaml.SafeDumper):

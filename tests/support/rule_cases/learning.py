@@ -9,6 +9,7 @@ from tests.support.promtool import CRITICAL, INFO, WARNING, Case
 __all__ = ["LEARNING"]
 
 VARIANCE, ENTROPY, STEPS = "rl_explained_variance", "rl_entropy", "training_steps_total"
+VALUE_LOSS = "rl_value_loss"
 LATE = {STEPS: "99+0x400"}
 RARE = [None] * 119
 
@@ -47,11 +48,28 @@ LEARNING: Mapping[str, Sequence[Case]] = {
         ),
         variance_band("-30", "", 49),
         variance_band("0.1", "", 1),
-        variance_band("0.1", WARNING, 50),
         Case(
-            "the warm-up ends with the fiftieth step, also where steps are rare",
-            {VARIANCE: "0.1+0x300", STEPS: [*range(60), *[None] * 170]},
-            {0: "", 245: "", 250: WARNING, 700: WARNING, 1100: WARNING},
+            "the warm-up ends with the fiftieth step",
+            {VARIANCE: "0.1+0x60", STEPS: [*range(1, 61)]},
+            {47 * 600: "", 48 * 600: "", 49 * 600: WARNING, 59 * 600: WARNING},
+            600,
+        ),
+        Case(
+            "where steps are frequent, it ends a minute later",
+            {VARIANCE: "0.1+0x120", STEPS: [*range(1, 121)]},
+            {50: "", 100: "", 115: WARNING},
+            1,
+        ),
+        Case(
+            "a value function that has learned within the warm-up is healthy",
+            {VARIANCE: [0.1] * 45 + [0.9] * 75, STEPS: [*range(1, 121)]},
+            dict.fromkeys(range(0, 115, 5), ""),
+            1,
+        ),
+        Case(
+            "it does not begin again while no step is made",
+            {VARIANCE: "0.1+0x300", STEPS: [*range(80), *[None] * 170]},
+            {0: "", 245: "", 345: WARNING, 700: WARNING, 1100: WARNING},
         ),
         Case("without a count of steps the warm-up does not end", {VARIANCE: "0.1+0x60"}, {60: "", 295: ""}),
         Case(
@@ -65,6 +83,21 @@ LEARNING: Mapping[str, Sequence[Case]] = {
             {120: WARNING, 300: WARNING, 900: WARNING},
         ),
         Case("one bad batch among good ones", {VARIANCE: [0.9] * 20 + [-5] + [0.9] * 40, **LATE}, {100: "", 130: ""}),
+        Case(
+            "where the value loss has fallen to less than a thirtieth, all returns are the same",
+            {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.29] * 180, **LATE},
+            {60: CRITICAL, 95: CRITICAL, 150: "", 990: ""},
+        ),
+        Case(
+            "a value loss that has fallen less",
+            {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.31] * 180, **LATE},
+            {60: CRITICAL, 150: CRITICAL, 990: CRITICAL},
+        ),
+        Case(
+            "one that rises",
+            {VARIANCE: "0.001+0x200", VALUE_LOSS: "1+1x200", **LATE},
+            {60: WARNING, 150: WARNING, 990: WARNING},
+        ),
         Case(
             "a run that ended",
             {VARIANCE: "0.1+0x60", **LATE, 'run_status{run_id="r", status="running"}': "0+0x60"},
@@ -84,11 +117,17 @@ LEARNING: Mapping[str, Sequence[Case]] = {
             {100: "", 150: ""},
         ),
         Case("what stays bad is no dip", {VARIANCE: "-5+0x60", **LATE}, {60: "", 295: ""}),
+        Case(
+            "a bad batch of the warm-up is none when that has just ended",
+            {VARIANCE: [0.9] * 45 + [-5] + [0.9] * 80, STEPS: [*range(1, 127)]},
+            dict.fromkeys(range(0, 125, 5), ""),
+            1,
+        ),
     ],
     "EntropyCollapse": [
-        Case("70 % lost within minutes", {ENTROPY: [0.69] * 120 + [0.2] * 60}, {595: "", 655: WARNING, 895: WARNING}),
+        Case("80 % lost within minutes", {ENTROPY: [0.69] * 120 + [0.13] * 60}, {595: "", 655: WARNING, 895: WARNING}),
         Case("90 % lost", {ENTROPY: [0.69] * 120 + [0.05] * 60}, {595: "", 655: CRITICAL, 895: CRITICAL}),
-        Case("two thirds are not yet 70 %", {ENTROPY: [0.69] * 120 + [0.23] * 60}, {660: "", 895: ""}),
+        Case("three quarters are not yet 80 %", {ENTROPY: [0.69] * 120 + [0.17] * 60}, {660: "", 895: ""}),
         Case(
             "it does not end because the baseline follows",
             {ENTROPY: [0.69] * 40 + [0.05] * 200},
@@ -117,7 +156,7 @@ LEARNING: Mapping[str, Sequence[Case]] = {
             {ENTROPY: [-2 - 0.001 * n for n in range(400)]},
             {300: "", 1000: "", 1995: ""},
         ),
-        Case("and collapse", {ENTROPY: [-2] * 120 + [-3.6] * 60}, {595: "", 655: WARNING, 895: WARNING}),
+        Case("and collapse", {ENTROPY: [-2] * 120 + [-3.7] * 60}, {595: "", 655: WARNING, 895: WARNING}),
         Case(
             "near zero half a nat up and down is nothing",
             {ENTROPY: [0.1, -0.2] * 60 + [-0.4] * 60},

@@ -18,6 +18,7 @@ CHECK = 'run_check_status{run_id="r", check="nccl"}'
 ERROR, INFORMATION = (
     f'run_event{{run_id="r", alert_type="{kind}", title="NCCL timeout"}}' for kind in ("error", "info")
 )
+HOST = 'run_info{host="h"}'
 UP = 'up{instance="h:1", job="telemetry"}'
 LOST = 'telemetry_lost_records_total{reason="disk_full"}'
 REFUSED = 'telemetry_series_refused_total{reason="run"}'
@@ -109,7 +110,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
     "RunStalled": [
         Case(
             "the exporter says stalled",
-            {STALLED: "0+0x29 1+0x300", LAST: "0+0x400"},
+            {STALLED: "0+0x29 1+0x300", LAST: "0+0x400", HOST: "1+0x400"},
             {140: "", 150: WARNING, 600: WARNING, 605: CRITICAL, 1200: CRITICAL},
         ),
         Case("a run that steps", {STALLED: "0+0x300", LAST: "0+5x300"}, {600: "", 1200: ""}),
@@ -145,7 +146,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
     "RunCrashed": [
         Case(
             "it was running, and is told for an hour",
-            {RUNNING: "1+0x9 0+0x100", CRASHED: "0+0x9 1+0x100"},
+            {RUNNING: "1+0x9 0+0x100", CRASHED: "0+0x9 1+0x100", HOST: "1+0x200"},
             {540: "", 600: CRITICAL, 4080: CRITICAL, 4200: ""},
             60,
         ),
@@ -175,7 +176,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
     "RunFailed": [
         Case(
             "it was running, and is told for an hour",
-            {RUNNING: "1+0x9 0+0x100", FAILED: "0+0x9 1+0x100"},
+            {RUNNING: "1+0x9 0+0x100", FAILED: "0+0x9 1+0x100", HOST: "1+0x200"},
             {540: "", 600: WARNING, 4080: WARNING, 4200: ""},
             60,
         ),

@@ -22,7 +22,7 @@ TRAINING: Mapping[str, Sequence[Case]] = {
     "TrainingNonFinite": [
         Case(
             "the first NaN fires at once and goes on for half an hour",
-            {NAN: [0] * 60 + [1] * 600},
+            {NAN: [0] * 60 + [1] * 600, LOSS: [0.5] * 60 + ["NaN"] * 600},
             {295: "", 300: CRITICAL, 2090: CRITICAL, 2110: ""},
         ),
         Case("a count that stands still is the past's", {NAN: "5+0x100"}, {0: "", 300: ""}),
