@@ -46,6 +46,8 @@ class Settings:
     """A few more labels of every series, with few different values."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Hyper-parameters: kept with the run, never labels of its series."""
+    grafana_url: str = ""
+    """Address of the Grafana that has the dashboards, for :attr:`exporter.Run.training_monitoring_link`."""
 
 
 _FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
@@ -119,9 +121,9 @@ def _parse(variable: str, name: str, text: str) -> Any:
 
 
 def _check_texts(settings: Settings) -> None:
-    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "directory", "ranks"):
+    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "directory", "ranks", "grafana_url"):
         value = getattr(settings, name)
-        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name != "directory"):
+        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name not in ("directory", "grafana_url")):
             raise ConfigError(f"{name}={value!r:.80} must be a text of at most {_MAX_TEXT} characters")
 
 
@@ -132,6 +134,10 @@ def _check(settings: Settings) -> None:
     port = settings.port
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535):
         raise ConfigError(f"port={port!r} must be None (no server) or a number from 0 (any free port) to 65535")
+    if settings.grafana_url and not re.match(r"https?://[^/]", settings.grafana_url):
+        raise ConfigError(
+            f"grafana_url={settings.grafana_url!r:.80} must be an address such as https://grafana.example.com"
+        )
     _check_mappings(settings)
 
 

@@ -17,6 +17,7 @@ from exporter._version import __version__
 from exporter.encoding import clean, encode_line
 from exporter.errors import RunError, ServerError
 from exporter.journal import TARGETS_FOLDER, JournalWriter, find_journals, journal_name, read_chunks
+from exporter.monitoring_link import monitoring_link
 from exporter.records import Step
 from exporter.run.exits import close_at_exit
 from exporter.run.ranks import Rank, detect_rank
@@ -42,6 +43,7 @@ def start_run(
     directory: str | os.PathLike[str] | None = None,
     port: int | None = None,
     ranks: str | None = None,
+    grafana_url: str | None = None,
     settings: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Start a run, or resume the one of that id with its next attempt and step.
@@ -65,6 +67,7 @@ def start_run(
         "directory": None if directory is None else os.fspath(directory),
         "port": port,
         "ranks": ranks,
+        "grafana_url": grafana_url,
     }
     resolved = resolve_settings(arguments, os.environ, None if settings is None else os.fspath(settings))
     rank = detect_rank(os.environ)
@@ -78,6 +81,8 @@ class _Past(NamedTuple):
 
     attempts: int
     next_step: int
+    started: float
+    """When the first of them began, or now; in seconds since 1970."""
 
 
 def _open_run(settings: Settings, rank: Rank) -> Run:
@@ -88,7 +93,8 @@ def _open_run(settings: Settings, rank: Rank) -> Run:
     server, stop = None, _nothing
     if settings.port is not None and rank.rank == 0:
         server, stop = _serve(settings, path)
-    run = Run(settings.run_id, writer, past.next_step, stop, server.url if server else None)
+    link = monitoring_link(settings.grafana_url, settings.run_id, past.started) if settings.grafana_url else None
+    run = Run(settings.run_id, writer, past.next_step, stop, server.url if server else None, link)
     close_at_exit(run)
     return run
 
@@ -99,19 +105,20 @@ def _past(path: Path) -> _Past:
     Raises:
         RunError: the journal was compressed, so it is closed for good, or cannot be read.
     """
-    attempts, next_step = 0, 0
+    attempts, next_step, started = 0, 0, time.time()
     try:
         if path.with_name(path.name + ".gz").exists():
             raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
         for chunk in read_chunks(path, _SCAN_BYTES):
             attempts = chunk.end.attempt
+            started = min([started, *(item.record.time for item in chunk.records[:1])])
             steps = [item.record.step for item in chunk.records if isinstance(item.record, Step)]
             next_step = steps[-1] + 1 if steps else next_step
     except FileNotFoundError:
-        return _Past(0, 0)
+        return _Past(0, 0, started)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}; choose another directory= or run_id=") from error
-    return _Past(attempts, next_step)
+    return _Past(attempts, next_step, started)
 
 
 def _header(settings: Settings, rank: Rank, attempt: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 from tests.grafana import foreign_logs, trainer
 from tests.grafana.gpus import GpuPage
 from tests.support.journals import Journal
-from tests.support.servers import Prometheus, Sidecar, running, wait_until
+from tests.support.servers import Prometheus, Sidecar, get, running, wait_until
 
 SECONDS = 65.0
 CRASHES_AFTER = 40.0
@@ -53,6 +54,11 @@ class Laboratory:
         """The first server."""
         return next(iter(self.servers.values()))
 
+    @property
+    def newest(self) -> Prometheus:
+        """The next Prometheus where there is one."""
+        return list(self.servers.values())[-1]
+
 
 @contextlib.contextmanager
 def laboratory(folder: Path, binaries: Mapping[str, str]) -> Iterator[Laboratory]:
@@ -71,6 +77,12 @@ def laboratory(folder: Path, binaries: Mapping[str, str]) -> Iterator[Laboratory
         with contextlib.closing(gpus), running(sidecar):
             now = _train(runs, folder, list(servers.values()))
         yield Laboratory(servers, now, sb3, rllib)
+
+
+def counts_both_ends(server: Prometheus) -> bool:
+    """Whether a sample at the beginning of a window is in it, as in Prometheus 2."""
+    version = json.loads(get(f"{server.url}/api/v1/status/buildinfo"))["data"]["version"]
+    return str(version).startswith("2.")
 
 
 def long_loss(step: int) -> float:
