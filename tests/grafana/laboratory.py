@@ -21,11 +21,12 @@ from tests.support.servers import Prometheus, Sidecar, get, running, wait_until
 
 SECONDS = 65.0
 CRASHES_AFTER = 40.0
-STEADY, DIVERGING, LONG = "steady", "diverging", "long: 40 minutes"
+STEADY, STEADY_TOO, DIVERGING, LONG = "steady", "steady: seed 7", "diverging", "long: 40 minutes"
 LONG_STEPS = 1200
 
 RUNS = {
     STEADY: "finished",
+    STEADY_TOO: "finished",
     DIVERGING: "crashed",
     LONG: "finished",
     trainer.FINE_TUNING: "running",
@@ -103,6 +104,7 @@ def _write_long(runs: Path) -> None:
             journal.other("checkpoint", 2 * step + 0.5, step=step, path=f"{step}.pt")
         journal.log(step, metrics, 2 * step, epoch=step / 300)
     journal.other("event", 600, title="data loader restarted", alert_type="error")
+    journal.other("event", 900, title="schedule changed", alert_type="warning")
     journal.end(2 * LONG_STEPS)
 
 
@@ -126,6 +128,17 @@ def _trainers(runs: Path, folder: Path) -> dict[str, subprocess.Popen[bytes]]:
     own = [sys.executable, str(Path(__file__).with_name("trainer.py"))]
     commands = {
         STEADY: [*demo, "--preset", "steady", "--run-id", STEADY, "--seconds", str(SECONDS - 15)],
+        STEADY_TOO: [
+            *demo,
+            "--preset",
+            "steady",
+            "--run-id",
+            STEADY_TOO,
+            "--seconds",
+            str(SECONDS - 20),
+            "--seed",
+            "7",
+        ],
         DIVERGING: [*demo, "--preset", "diverging", "--run-id", DIVERGING, "--seconds", "600"],
         trainer.DIVERGED: [*own, "diverge", str(runs), "35"],
         trainer.SINGLE: [*own, "single_step", str(runs), "0"],
