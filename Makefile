@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAINERS := .venv-trainers
 
-.PHONY: demo test check unit test-integrations test-dashboards benchmark servers golden clean
+.PHONY: demo test check unit test-integrations test-dashboards benchmark benchmark-dashboards servers golden clean
 
 demo: $(VENV)/demo servers
 	$(BIN)/telemetry-exporter demo $(DEMO)
@@ -63,6 +63,9 @@ benchmark: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/bench_backfill.py
 	$(BIN)/python tests/benchmarks/bench_following.py
 	$(BIN)/python tests/benchmarks/bench_ranks.py
+
+benchmark-dashboards: $(VENV)/dev servers tests/grafana/node_modules
+	$(BIN)/python tests/benchmarks/bench_dashboards.py
 
 # The servers of the tests from the distribution, where they are missing and may be installed; the demo needs the first two.
 SERVERS := prometheus prometheus-alertmanager victoria-metrics

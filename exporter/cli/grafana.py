@@ -18,7 +18,12 @@ def grafana() -> None:
 
 
 @grafana.command("push")
-@click.option("--url", required=True, help="Address of Grafana, with the path below which it is served.")
+@click.option(
+    "--url",
+    envvar="TELEMETRY_GRAFANA_URL",
+    required=True,
+    help="Address of Grafana, with the path below which it is served; or TELEMETRY_GRAFANA_URL.",
+)
 @click.option("--token", envvar="GRAFANA_TOKEN", required=True, help="Token of a service account; or GRAFANA_TOKEN.")
 @click.option("--folder", default="Telemetry", show_default=True, help="Title of the folder; made if it is missing.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")

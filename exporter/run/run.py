@@ -43,11 +43,14 @@ class Run:
         first_step: int = 0,
         on_finish: Callable[[], None] = lambda: None,
         url: str | None = None,
+        training_monitoring_link: str | None = None,
     ) -> None:
         """Log through a writer; without one (a rank that does not log) every call does nothing."""
         self.run_id = run_id
         self.url = url
         """Address of the in-process server, or None without one."""
+        self.training_monitoring_link = training_monitoring_link
+        """Where Grafana shows the run, or None without the setting ``grafana_url``."""
         self._writer = writer
         self._is_open = writer is not None
         self._append = writer.append if writer else _ignore

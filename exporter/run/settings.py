@@ -23,7 +23,7 @@ _FILE_VARIABLE = "TELEMETRY_SETTINGS"
 _MAX_TAGS = 10
 _MAX_TEXT = 256
 _MAX_LABEL = 64
-_PATHS = ("directory", "system_metrics")
+_LONG_TEXTS = ("directory", "system_metrics", "grafana_url")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Settings:
     there; empty for none."""
     system_metrics_interval: float = 60.0
     """Seconds between two of them, at least 0.1."""
+    grafana_url: str = ""
+    """Address of the Grafana that has the dashboards, for :attr:`exporter.Run.training_monitoring_link`."""
 
 
 _FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
@@ -132,9 +134,9 @@ def _parse(variable: str, name: str, text: str) -> Any:
 
 
 def _check_texts(settings: Settings) -> None:
-    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "ranks", *_PATHS):
+    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "ranks", *_LONG_TEXTS):
         value = getattr(settings, name)
-        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name not in _PATHS):
+        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name not in _LONG_TEXTS):
             raise ConfigError(f"{name}={value!r:.80} must be a text of at most {_MAX_TEXT} characters")
 
 
@@ -151,6 +153,10 @@ def _check(settings: Settings) -> None:
     interval = settings.system_metrics_interval
     if not isinstance(interval, (int, float)) or isinstance(interval, bool) or not math.isfinite(interval):
         raise ConfigError(f"system_metrics_interval={interval!r} must be a number of seconds; below 0.1 it is 0.1")
+    if settings.grafana_url and not re.match(r"https?://[^/]", settings.grafana_url):
+        raise ConfigError(
+            f"grafana_url={settings.grafana_url!r:.80} must be an address such as https://grafana.example.com"
+        )
     _check_mappings(settings)
 
 

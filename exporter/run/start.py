@@ -17,6 +17,7 @@ from exporter._version import __version__
 from exporter.encoding import clean, encode_line
 from exporter.errors import ConfigError, RunError, ServerError
 from exporter.journal import TARGETS_FOLDER, JournalWriter, find_journals, journal_name, read_chunks
+from exporter.monitoring_link import monitoring_link
 from exporter.records import Step
 from exporter.run.alerts import OnAlert
 from exporter.run.exits import close_at_exit
@@ -44,10 +45,11 @@ def start_run(
     directory: str | os.PathLike[str] | None = None,
     port: int | None = None,
     ranks: str | None = None,
-    settings: str | os.PathLike[str] | None = None,
-    on_alert: OnAlert | None = None,
+    grafana_url: str | None = None,
     system_metrics: str | os.PathLike[str] | None = None,
     system_metrics_interval: float | None = None,
+    settings: str | os.PathLike[str] | None = None,
+    on_alert: OnAlert | None = None,
 ) -> Run:
     """Start a run, or resume the one of that id with its next attempt and step.
 
@@ -77,6 +79,7 @@ def start_run(
         "ranks": ranks,
         "system_metrics": None if system_metrics is None else os.fspath(system_metrics),
         "system_metrics_interval": system_metrics_interval,
+        "grafana_url": grafana_url,
     }
     if on_alert is not None and not callable(on_alert):
         raise ConfigError(f"on_alert={on_alert!r:.80} must be a function that takes one exporter.RunAlert")
@@ -104,6 +107,8 @@ class _Past(NamedTuple):
 
     attempts: int
     next_step: int
+    started: float
+    """When the first of them began, or now; in seconds since 1970."""
 
 
 def _open_run(settings: Settings, rank: Rank, pid: int, on_alert: OnAlert | None) -> Run:
@@ -120,8 +125,9 @@ def _open_run(settings: Settings, rank: Rank, pid: int, on_alert: OnAlert | None
     if logger:
         logger.start()
         stops.callback(logger.stop)
+    link = monitoring_link(settings.grafana_url, settings.run_id, past.started) if settings.grafana_url else None
     make = Run if on_alert is None else _watched(on_alert)
-    run = make(settings.run_id, writer, past.next_step, stops.close, url)
+    run = make(settings.run_id, writer, past.next_step, stops.close, url, link)
     close_at_exit(run)
     return run
 
@@ -138,19 +144,20 @@ def _past(path: Path) -> _Past:
     Raises:
         RunError: the journal was compressed, so it is closed for good, or cannot be read.
     """
-    attempts, next_step = 0, 0
+    attempts, next_step, started = 0, 0, time.time()
     try:
         if path.with_name(path.name + ".gz").exists():
             raise RunError(f"{path}.gz exists: this run was closed and compressed; use another run_id")
         for chunk in read_chunks(path, _SCAN_BYTES):
             attempts = chunk.end.attempt
+            started = min([started, *(item.record.time for item in chunk.records[:1])])
             steps = [item.record.step for item in chunk.records if isinstance(item.record, Step)]
             next_step = steps[-1] + 1 if steps else next_step
     except FileNotFoundError:
-        return _Past(0, 0)
+        return _Past(0, 0, started)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}; choose another directory= or run_id=") from error
-    return _Past(attempts, next_step)
+    return _Past(attempts, next_step, started)
 
 
 def _header(settings: Settings, rank: Rank, pid: int, attempt: int) -> bytes:

@@ -26,6 +26,14 @@ def job(name: str, now: float, span: float = 3600.0, **variables: Any) -> dict[s
     }
 
 
+def build(target: str) -> None:
+    """Bundle the bench's program for ``node`` or ``browser``."""
+    assert (BENCH / "node_modules").is_dir(), (
+        "Grafana's packages are not installed: run `make test-dashboards`, or `npm ci` in tests/grafana"
+    )
+    subprocess.run(["node", "src/build.mjs", target], cwd=BENCH, check=True)
+
+
 def ask(prometheus: str, jobs: Iterable[Mapping[str, Any]]) -> list[Answer]:
     """The answers to questions, in their order."""
     return _run("built/query.cjs", {"prometheus": prometheus, "jobs": list(jobs)})

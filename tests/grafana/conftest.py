@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.grafana import foreign_logs, trainer
-from tests.grafana.bench import BENCH, NAMES, Answer, ask, job
+from tests.grafana.bench import NAMES, Answer, ask, build, job
 from tests.grafana.laboratory import STEADY, Laboratory, laboratory
 from tests.support.servers import require
 
@@ -25,10 +24,8 @@ SELECTIONS: dict[str, list[str]] = {
 @pytest.fixture(scope="session")
 def bench() -> None:
     """The bench's programs, bundled."""
-    if not (BENCH / "node_modules").is_dir():
-        pytest.fail("Grafana's packages are not installed: run `make test-dashboards`, or `npm ci` in tests/grafana")
     for target in ("node", "browser"):
-        subprocess.run([require("node"), "src/build.mjs", target], cwd=BENCH, check=True)
+        build(target)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ SB3 = "sb3-ppo"
 RLLIB = "rllib-ppo"
 ROWS = 60
 PERIOD = 20.0
+PIXEL = 5.0
+"""Of a graph of an hour, in seconds."""
 
 
 def write_sb3(runs: Path, last: float) -> list[dict[str, float]]:
@@ -46,8 +48,13 @@ def write_sb3(runs: Path, last: float) -> list[dict[str, float]]:
 
 
 def write_rllib(runs: Path, last: float) -> list[dict[str, Any]]:
-    """RLlib's result.json, one document a line; returns the documents."""
+    """RLlib's result.json, one document a line; returns the documents.
+
+    Its times are whole seconds, and here they lie on the ends of the pixels of an hour, which
+    Prometheus 2 counts twice.
+    """
     rng = random.Random(4)
+    last -= last % PIXEL
     documents = [
         {
             "training_iteration": index + 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import subprocess
@@ -16,15 +17,16 @@ from typing import Any
 from tests.grafana import foreign_logs, trainer
 from tests.grafana.gpus import GpuPage
 from tests.support.journals import Journal
-from tests.support.servers import Prometheus, Sidecar, running, wait_until
+from tests.support.servers import Prometheus, Sidecar, get, running, wait_until
 
 SECONDS = 65.0
 CRASHES_AFTER = 40.0
-STEADY, DIVERGING, LONG = "steady", "diverging", "long: 40 minutes"
+STEADY, STEADY_TOO, DIVERGING, LONG = "steady", "steady: seed 7", "diverging", "long: 40 minutes"
 LONG_STEPS = 1200
 
 RUNS = {
     STEADY: "finished",
+    STEADY_TOO: "finished",
     DIVERGING: "crashed",
     LONG: "finished",
     trainer.FINE_TUNING: "running",
@@ -53,6 +55,11 @@ class Laboratory:
         """The first server."""
         return next(iter(self.servers.values()))
 
+    @property
+    def newest(self) -> Prometheus:
+        """The next Prometheus where there is one."""
+        return list(self.servers.values())[-1]
+
 
 @contextlib.contextmanager
 def laboratory(folder: Path, binaries: Mapping[str, str]) -> Iterator[Laboratory]:
@@ -73,6 +80,12 @@ def laboratory(folder: Path, binaries: Mapping[str, str]) -> Iterator[Laboratory
         yield Laboratory(servers, now, sb3, rllib)
 
 
+def counts_both_ends(server: Prometheus) -> bool:
+    """Whether a sample at the beginning of a window is in it, as in Prometheus 2."""
+    version = json.loads(get(f"{server.url}/api/v1/status/buildinfo"))["data"]["version"]
+    return str(version).startswith("2.")
+
+
 def long_loss(step: int) -> float:
     """The loss of the long run."""
     return 3 * math.exp(-step / 400) + 0.2 * math.sin(step * 1.7)
@@ -91,6 +104,7 @@ def _write_long(runs: Path) -> None:
             journal.other("checkpoint", 2 * step + 0.5, step=step, path=f"{step}.pt")
         journal.log(step, metrics, 2 * step, epoch=step / 300)
     journal.other("event", 600, title="data loader restarted", alert_type="error")
+    journal.other("event", 900, title="schedule changed", alert_type="warning")
     journal.end(2 * LONG_STEPS)
 
 
@@ -114,6 +128,17 @@ def _trainers(runs: Path, folder: Path) -> dict[str, subprocess.Popen[bytes]]:
     own = [sys.executable, str(Path(__file__).with_name("trainer.py"))]
     commands = {
         STEADY: [*demo, "--preset", "steady", "--run-id", STEADY, "--seconds", str(SECONDS - 15)],
+        STEADY_TOO: [
+            *demo,
+            "--preset",
+            "steady",
+            "--run-id",
+            STEADY_TOO,
+            "--seconds",
+            str(SECONDS - 20),
+            "--seed",
+            "7",
+        ],
         DIVERGING: [*demo, "--preset", "diverging", "--run-id", DIVERGING, "--seconds", "600"],
         trainer.DIVERGED: [*own, "diverge", str(runs), "35"],
         trainer.SINGLE: [*own, "single_step", str(runs), "0"],

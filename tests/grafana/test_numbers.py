@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 
@@ -11,9 +10,9 @@ import pytest
 
 from tests.grafana import foreign_logs, trainer
 from tests.grafana.bench import Answer, ask, columns, job
-from tests.grafana.laboratory import DIVERGING, LONG, LONG_STEPS, RUNS, STEADY, Laboratory, long_loss
+from tests.grafana.laboratory import DIVERGING, LONG, LONG_STEPS, RUNS, STEADY, Laboratory, counts_both_ends, long_loss
 from tests.grafana.smoothing_reference import Points, View, pixels, smoothed
-from tests.support.servers import Prometheus, get
+from tests.support.servers import Prometheus
 
 BY_STEP, BY_ELAPSED, BY_TIME = (f"$metric by {what}" for what in ("step", "time since start", "time"))
 RAW = " raw"
@@ -68,10 +67,9 @@ def start_of(server: Prometheus, run: str, now: float) -> float:
 
 def view_of(answer: Answer, server: Prometheus, span: str) -> View:
     """The pixels that a dashboard asked for."""
-    version = json.loads(get(f"{server.url}/api/v1/status/buildinfo"))["data"]["version"]
     query = next(each for each in answer["queries"] if each["refId"] == "y0")
     begin, end, pixel = (round(1000 * query[name]) for name in ("from", "to", "step"))
-    return View(begin, end, pixel, SPANS[span], version.startswith("2."))
+    return View(begin, end, pixel, SPANS[span], counts_both_ends(server))
 
 
 def drawn(answer: Answer, title: str, x: str, curve: str) -> dict[float, float]:
@@ -83,10 +81,14 @@ def drawn(answer: Answer, title: str, x: str, curve: str) -> dict[float, float]:
 
 
 def last_in_pixel(samples: Mapping[int, float], view: View) -> Points:
-    """The last sample in each pixel."""
-    return {
-        time: value for end, value in sorted(samples.items()) for time in [math.ceil(end / view.pixel) * view.pixel]
-    }
+    """The last sample in each pixel; one at the end of a pixel is in the next one, too, where both ends count."""
+    last: Points = {}
+    for time, value in sorted(samples.items()):
+        end = math.ceil(time / view.pixel) * view.pixel
+        last[end] = value
+        if view.is_closed and end == time:
+            last[end + view.pixel] = value
+    return last
 
 
 def check_curve(answer: Answer, curve: str, expected: Points, steps: Points, start: float) -> None:

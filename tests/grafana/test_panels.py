@@ -202,7 +202,7 @@ def test_configurations_differ_where_they_differ(answers: Answers) -> None:
 
 
 def test_checkpoints_and_events_are_marks_at_their_time(answers: Answers, lab: Laboratory) -> None:
-    """Every checkpoint of a run that saves one in a hundred seconds is marked, with its step, when it was saved."""
+    """Each checkpoint of a run that saves one in a hundred seconds is marked when it was saved, and so are events."""
     marks = {each["name"]: each["marks"] for each in answers["compare", "all", "none"]["annotations"]}
     steps = {mark["title"]: mark["time"] for mark in marks["Checkpoints"] if mark["text"] == LONG}
     expected = {
@@ -212,7 +212,7 @@ def test_checkpoints_and_events_are_marks_at_their_time(answers: Answers, lab: L
     assert len(steps) == 24
     events = {mark["title"]: (mark["text"], mark["tags"]) for mark in marks["Events"]}
     assert events["data loader restarted"] == (LONG, ["error"])
-    assert events["learning rate halved"] == (trainer.FINE_TUNING, ["warning"])
+    assert events["schedule changed"] == (LONG, ["warning"])
 
 
 def samples(lab: Laboratory, metric: str, run: str) -> dict[int, float]:
@@ -245,7 +245,6 @@ def test_the_slow_rank_is_named(answers: Answers) -> None:
 
 
 def test_slowest_queries_are_fast(answers: Answers) -> None:
-    """With a few runs no query takes a second; `make benchmark-dashboards` prints those of twenty long ones."""
+    """No query hangs, however busy this machine is; `make benchmark-dashboards` prints times at twenty long runs."""
     slowest = max((query["ms"], key, query["expr"]) for key, answer in answers.items() for query in answer["queries"])
-    print(f"slowest query: {slowest[0]:.0f} ms in {slowest[1]}")
-    assert slowest[0] < 5000
+    assert slowest[0] < 5000, slowest

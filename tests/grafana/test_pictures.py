@@ -13,7 +13,7 @@ import pytest
 
 from tests.grafana import trainer
 from tests.grafana.bench import NAMES, Answer, job, take_pictures
-from tests.grafana.laboratory import DIVERGING, LONG, STEADY, Laboratory
+from tests.grafana.laboratory import DIVERGING, LONG, STEADY, STEADY_TOO, Laboratory
 from tests.support.servers import require
 
 
@@ -31,7 +31,7 @@ VIEWS = {
     "runs": View("runs", 900, 3600.0),
     "compare": View(
         *("compare", 1700, 90.0),
-        {"run": PPO, "metric": "rl_reward_mean", "smoothing": "gaussian", "width": "10s"},
+        {"run": [*PPO, STEADY_TOO], "metric": "rl_reward_mean", "smoothing": "gaussian", "width": "10s"},
     ),
     "compare-long": View("compare", 1700, 3600.0, {"run": [LONG, trainer.FINE_TUNING], "smoothing": "ema"}),
     "rl-health": View("rl-health", 1500, 90.0, {"run": PPO}),

@@ -17,6 +17,7 @@ import pytest
 from tests.grafana import trainer
 from tests.grafana.bench import NAMES, ask, job
 from tests.grafana.conftest import SMOOTHINGS
+from tests.grafana.foreign_logs import PIXEL
 from tests.grafana.laboratory import RUNS, Laboratory
 from tests.support.servers import Server, free_port, get, require, running
 
@@ -45,7 +46,7 @@ class VictoriaMetrics(Server):
 
     def copy(self, lab: Laboratory) -> None:
         """Take over every finite sample of the last two hours."""
-        lines = [_line(series) for series in lab.prometheus.query('{__name__=~".+"}[2h]', time=lab.now)]
+        lines = [_line(series) for series in lab.newest.query('{__name__=~".+"}[2h]', time=lab.now)]
         body = "\n".join(line for line in lines if line).encode()
         with urllib.request.urlopen(f"{self.url}/api/v1/import", body, timeout=60) as answer:
             assert answer.status == 204
@@ -76,12 +77,22 @@ def points_of(url: str, query: Mapping[str, Any]) -> Points:
 
 @pytest.fixture(scope="module")
 def queries(bench: None, lab: Laboratory) -> list[dict[str, Any]]:
-    """Every query of every dashboard, of the runs without a NaN: it does not store one."""
-    runs = [run for run in RUNS if run != trainer.DIVERGED]
+    """Every query of every dashboard, of the runs that both servers count alike."""
+    runs = [run for run in RUNS if is_counted_alike(run, lab)]
+    assert len(runs) > 3
     jobs = [job(name, lab.now, run=runs) for name in NAMES]
     jobs += [job("compare", lab.now, run=runs, smoothing=smoothing) for smoothing in SMOOTHINGS]
-    asked = [query for answer in ask(lab.prometheus.url, jobs) for query in answer["queries"]]
+    asked = [query for answer in ask(lab.newest.url, jobs) for query in answer["queries"]]
     return list({(query["expr"], query["from"]): query for query in asked}.values())
+
+
+def is_counted_alike(run: str, lab: Laboratory) -> bool:
+    """Whether a run has no NaN, which VictoriaMetrics does not store, and no step on the very end of a pixel."""
+    if run == trainer.DIVERGED:
+        return False
+    quoted = run.replace('"', r"\"")
+    ranks = lab.newest.query(f'training_step{{run_id="{quoted}"}}[2h]', time=lab.now)
+    return all(time % PIXEL for steps in ranks for time, _ in steps["values"])
 
 
 @pytest.fixture(scope="module", params=["victoria-metrics", "next victoria-metrics"])
@@ -104,13 +115,13 @@ def victoria(
 def test_answers_are_the_same(victoria: VictoriaMetrics, lab: Laboratory, queries: list[dict[str, Any]]) -> None:
     """Every query is understood and has the same series with the same values, but for the documented differences."""
     for query in queries:
-        expected, found = points_of(lab.prometheus.url, query), points_of(victoria.url, query)
+        expected, found = points_of(lab.newest.url, query), points_of(victoria.url, query)
         expression = query["expr"]
         if re.search(STALE, expression):
             continue
         assert {labels for labels, _ in found} == {labels for labels, _ in expected}, expression
         if not re.search(LOOKBACK, expression):
-            assert found.keys() == expected.keys(), expression
+            assert found.keys() ^ expected.keys() == set(), expression
         if not re.search(RATE, expression):
             both = found.keys() & expected.keys()
             rounding = ROUNDED_SECONDS if "time()" in expression else 1e-12

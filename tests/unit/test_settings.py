@@ -90,11 +90,13 @@ def test_every_setting_from_variables():
         "TELEMETRY_RANKS": "all",
         "TELEMETRY_TAGS": "env=prod, team = ml ",
         "TELEMETRY_CONFIG": "lr=1e-4,url=a=b",
+        "TELEMETRY_GRAFANA_URL": "http://g",
         "PATH": "/bin",
         "telemetry_port": "x",
     }
     assert resolve(environ) == Settings(
-        "r", "u", "ppo", "m", "trl", "/data", 0, "all", {"env": "prod", "team": "ml"}, {"lr": "1e-4", "url": "a=b"}
+        *("r", "u", "ppo", "m", "trl", "/data", 0, "all"),
+        *({"env": "prod", "team": "ml"}, {"lr": "1e-4", "url": "a=b"}, "http://g"),
     )
 
 
@@ -102,9 +104,11 @@ def test_every_setting_from_a_file(settings_file):
     """A file may hold every setting, with YAML's own types."""
     path = settings_file(
         "{run_id: r, user_id: u, recipe: ppo, base_model: m, framework: trl, directory: /data, port: 9,"
-        " ranks: all, tags: {a: b}, config: {x: {y: 1}}}"
+        " ranks: all, tags: {a: b}, config: {x: {y: 1}}, grafana_url: 'http://g'}"
     )
-    assert resolve(file=path) == Settings("r", "u", "ppo", "m", "trl", "/data", 9, "all", {"a": "b"}, {"x": {"y": 1}})
+    assert resolve(file=path) == Settings(
+        *("r", "u", "ppo", "m", "trl", "/data", 9, "all"), {"a": "b"}, {"x": {"y": 1}}, "http://g"
+    )
 
 
 def test_an_empty_file_sets_nothing(settings_file):
@@ -124,6 +128,7 @@ def test_an_empty_file_sets_nothing(settings_file):
         ({"TELEMETRY_TAGS": "=1"}, ["tag '' cannot be a label"]),
         ({"TELEMETRY_RANKS": "some"}, ["ranks='some' must be 'main'", "'all'", "the number of the one that logs"]),
         ({"TELEMETRY_RANKS": "-1"}, ["ranks='-1' must be 'main'"]),
+        ({"TELEMETRY_GRAFANA_URL": "grafana:3000"}, ["grafana_url='grafana:3000' must be an address such as https://"]),
         ({"TELEMETRY_RUN_ID": "../x"}, ["run_id '../x' is not usable"]),
         ({"TELEMETRY_SETTINGS": "/no/such.yaml"}, ["settings file /no/such.yaml: ", "No such file"]),
     ],

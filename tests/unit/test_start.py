@@ -125,6 +125,19 @@ def test_resuming_continues_attempt_and_step(start, records):
     assert [record.status for record in records(fourth.path) if isinstance(record, RunEnd)] == 3 * ["finished"]
 
 
+def test_a_run_knows_where_grafana_shows_it(start, lines, monkeypatch):
+    """The link selects the run in Compare from its first attempt on; without Grafana's address there is none."""
+    assert start("without").training_monitoring_link is None
+    first = start("a b", grafana_url="http://grafana.example.com")
+    first.finish()
+    monkeypatch.setenv("TELEMETRY_GRAFANA_URL", "http://grafana.example.com/")
+    again = start("a b")
+    begin = int(1000 * lines(again.path)[0]["time"])
+    expected = f"http://grafana.example.com/d/telemetry-compare?var-run=a+b&from={begin}&to=now"
+    assert again.training_monitoring_link == expected
+    assert first.training_monitoring_link.startswith("http://grafana.example.com/d/telemetry-compare?var-run=a+b&from=")
+
+
 def test_resuming_after_a_kill_ends_the_torn_line(start, records, runs):
     """A journal whose last line is torn, as a killed host leaves it, is continued behind it."""
     first = start()

@@ -31,7 +31,12 @@ _ELAPSED = ("time since start", "dthms")
 _MAIN = (
     ("training_loss", "validation_loss", "rl_reward_mean", "rl_kl_divergence"),
     ("rl_entropy", "rl_clip_fraction", "rl_explained_variance", "training_grad_norm"),
-    ("training_learning_rate", "performance_tokens_per_second", "performance_env_steps_per_second", "training_epoch"),
+    (
+        "training_learning_rate",
+        "performance_tokens_per_second",
+        "performance_env_steps_per_second",
+        "rl_response_length_tokens",
+    ),
 )
 
 

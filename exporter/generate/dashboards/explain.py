@@ -74,15 +74,15 @@ def scaled(panel: Graph, metric: Metric) -> Graph:
     """Draw the healthy band and the alerts' bounds, and choose an axis on which they and the values can be read."""
     steps = _thresholds(metric)
     panel.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps))
-    share = unit(metric) == "percentunit"
     drawn: list[float] = [step.value for step in steps if step.value is not None]
     if drawn:
         style = common_model.GraphThresholdsStyleMode.DASHED_AND_AREA
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
-    if drawn or share:
-        panel.axis_soft_min(min([0.0, *drawn])).axis_soft_max(max(drawn or [1.0]))
+        panel.axis_soft_min(min([0.0, *drawn])).axis_soft_max(max(drawn))
+    if metric.name.endswith("_per_second"):
+        panel.axis_soft_min(0)
     upper = [alert.above for alert in metric.alerts if alert.above is not None]
-    if upper and not share:
+    if upper and unit(metric) != "percentunit":
         panel.max(_TALLEST * max(upper))
     if unit(metric) == "sci":
         panel.decimals(2)

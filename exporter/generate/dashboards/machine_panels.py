@@ -57,11 +57,12 @@ def process_line(metric: Metric) -> Line:
 
 
 def together(name: str, metrics: Iterable[Metric], line: Callable[[Metric], Line]) -> timeseries.Panel:
-    """Several metrics of one unit in one graph, told apart by their titles."""
+    """Several metrics of one unit in one graph, told apart by their titles where those are not the graph's."""
     shown = list(metrics)
     lines = [line(metric) for metric in shown]
     if len(shown) > 1:
-        lines = [one._replace(legend=f"{one.legend} {title(metric)}") for one, metric in zip(lines, shown, strict=True)]
+        words = ["" if title(metric) == name else f" {title(metric)}" for metric in shown]
+        lines = [one._replace(legend=f"{one.legend}{word}") for one, word in zip(lines, words, strict=True)]
     panel = graph(name, lines, _unit(shown[0]), SCRAPE).no_value(f"No {name} in this time range")
     return panel.description("\n\n".join(wrap(metric.help) for metric in shown))
 

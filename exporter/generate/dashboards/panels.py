@@ -44,6 +44,8 @@ SCRAPE = "5s"
 
 # Grafana has it since 13.0; the library does not know it yet.
 _COLOUR_BLIND_SAFE = cast(model.FieldColorModeId, "palette-colorblind")
+# Of what cannot be negative a small change looks small, and the axis has marks that differ when they are rounded.
+_FROM_ZERO = {"s", "bytes", "Bps", "watt", "hertz", "percentunit"}
 # A run that steps once an hour is a line; one that was stopped and resumed the next day shows its gap.
 _LONGEST_BRIDGE_MS = 3_600_000.0
 
@@ -151,9 +153,10 @@ def _of_any(name: str, fields: Sequence[str]) -> model.DataTransformerConfig:
 
 def listing(title: str, columns: Sequence[Column], labels: Mapping[str, str], empty: str) -> table.Panel:
     """A table of what is now: a row for each set of labels, whose columns have these titles, then the values."""
-    panel = table.Panel().title(title).datasource(DATASOURCE).no_value(empty).filterable(True)
+    panel = table.Panel().title(title).datasource(DATASOURCE).no_value(empty)
     # The text stands for missing rows; in a cell of a row it would stand for a missing value.
     panel.override_by_regexp("/.*/", override(noValue="", custom__minWidth=60))
+    panel.override_by_field_type("string", override(custom__filterable=True))
     names = dict(labels)
     for index, column in enumerate(columns):
         reference = chr(ord("A") + index)
@@ -176,6 +179,10 @@ def _table_query(reference: str, expression: str) -> prometheus.Dataquery:
 
 def _drawn(panel: Graph, title: str, unit: str) -> Graph:
     """What curves over anything have in common."""
+    if unit in _FROM_ZERO:
+        panel.axis_soft_min(0)
+    if unit == "percentunit":
+        panel.axis_soft_max(1)
     legend = common.VizLegendOptions().show_legend(True).display_mode(common_model.LegendDisplayMode.LIST)
     tooltip = common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI)
     return (

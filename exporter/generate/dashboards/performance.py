@@ -68,12 +68,13 @@ def _phases(catalog: Catalog) -> timeseries.Panel:
     name = "performance_(.+)_duration_seconds_sum"
     timed = f'{{__name__=~"{name}", __name__!="{_PHASES}_sum", {promql.CHOSEN}}}'
     named = f'label_replace({timed}, "phase", "$1", "__name__", "{name}")'
-    operations = f"sum by (run_id, rank, phase) (rate({named}[$__rate_interval:5s]))"
+    operations = f"sum by (run_id, rank, phase) (rate({named}[$__rate_interval:{RATE}]))"
+    ranks = f'count by (run_id, rank) (last_over_time({{__name__=~"{name}", {promql.CHOSEN}}}[$__rate_interval]))'
     every = f"{phases} or ({operations} unless on (run_id) {phases})"
-    share = f"sum by (phase) ({every}) / on () group_left () count(count by (run_id, rank) ({every}))"
+    share = f"sum by (phase) ({every}) / on () group_left () count({ranks})"
     panel = graph("Share of the time by phase", [Line("phase", share, "{{phase}}")], "percentunit", RATE)
     stacked = common.StackingConfig().mode(common_model.StackingMode.NORMAL).group("A")
-    described(panel, catalog.metrics[_PHASES], catalog).stacking(stacked).fill_opacity(40).axis_soft_max(1)
+    described(panel, catalog.metrics[_PHASES], catalog).stacking(stacked).fill_opacity(40)
     return panel.no_value(no_value(catalog.metrics[_PHASES]))
 
 
@@ -92,7 +93,7 @@ def _wait() -> str:
 
 
 def _by_rank(name: str, share: str) -> timeseries.Panel:
-    panel = graph(name, [Line("rank", share, legend(["rank"]))], "percentunit", RATE).axis_soft_min(0).axis_soft_max(1)
+    panel = graph(name, [Line("rank", share, legend(["rank"]))], "percentunit", RATE)
     panel.description(
         "Share of the time, on each rank. Where ranks wait for each other in every step, all steps take equally long: "
         "the rank that holds up the others has the largest share of own work, or of waiting for data."

@@ -78,8 +78,8 @@ def quantile(metric: Metric, share: float, labels: Sequence[str] = ()) -> str:
     buckets = of_runs(f"{metric.name}_bucket")
     running = 'on (run_id) (run_status{status="running"} == 1)'
     recent = f"{_each('sum', ('le', *labels))} (rate({buckets}[$__rate_interval]))"
-    sparse = f"{_each('sum', ('le', *labels))} (rate({buckets}[{metric.sparse_window}:1m]) and {running})"
-    return f"histogram_quantile({share}, {recent}) >= 0 or histogram_quantile({share}, {sparse})"
+    sparse = f"{_each('sum', ('le', *labels))} (rate({buckets}[{metric.sparse_window}:1m]))"
+    return f"histogram_quantile({share}, {recent}) >= 0 or histogram_quantile({share}, {sparse}) and {running}"
 
 
 def on_gpus(value: str, keys: Sequence[str], labels: Sequence[str] = ()) -> str:

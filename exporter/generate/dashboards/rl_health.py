@@ -20,7 +20,7 @@ def rl_health(catalog: Catalog) -> dashboard.Dashboard:
     """The dashboard."""
     [update] = panel_rows(catalog, ("rl_kl_divergence", "rl_clip_fraction"))
     [[explained]] = panel_rows(catalog, ("rl_explained_variance",))
-    [episodes] = panel_rows(catalog, ("rl_reward_zero_std_ratio", "rl_episode_length_mean"))
+    [episodes] = panel_rows(catalog, ("rl_episode_length_mean",))
     sections = [
         Section("", [update, [explained, _entropy(catalog)]]),
         Section("Reward", [[_reward(catalog), *episodes]]),
@@ -32,8 +32,8 @@ def rl_health(catalog: Catalog) -> dashboard.Dashboard:
             "Language models",
             panel_rows(
                 catalog,
-                ("rl_response_length_tokens", "rl_response_truncated_ratio", "rl_inference_probability_error"),
-                ("rl_sequence_kl_divergence", "rl_sequence_entropy"),
+                ("rl_response_length_tokens", "rl_response_truncated_ratio", "rl_reward_zero_std_ratio"),
+                ("rl_sequence_kl_divergence", "rl_sequence_entropy", "rl_inference_probability_error"),
             ),
         ),
     ]

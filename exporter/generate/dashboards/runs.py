@@ -23,6 +23,8 @@ _ORDER = (
     *("Run", "Status", "User", "Recipe", "Base model", "Framework", "Started", "Duration", "Step", "Progress", "ETA"),
     *("Headline", "Last", "Best", "At step", "Attempts", "Alerts"),
 )
+_WIDTHS = {"Base model": 105, "Framework": 95, "Started": 150, "Headline": 135}
+"""In pixels; the other columns share what is left."""
 _HELPERS = ("Target", "Elapsed", "Total")
 _STATUS_COLOURS = ("neutral", "good", "warning", "healthy", "critical", "critical")
 _CHECKS = {
@@ -51,7 +53,7 @@ def _runs(catalog: Catalog) -> table.Panel:
     columns = [
         Column("", run_facts.identity(list(_LABELS))),
         Column("Status", run_facts.status(), {**coloured(statuses, "color-background"), "custom__align": "center"}),
-        Column("Started", f"{run_facts.start()} * 1000", {"unit": "dateTimeAsIso", "custom__width": 165}),
+        Column("Started", f"{run_facts.start()} * 1000", {"unit": "dateTimeAsIso"}),
         Column("Duration", run_facts.duration(), {"unit": "dthms"}),
         Column("Step", run_facts.step(), {"unit": "none"}),
         Column("Attempts", run_facts.attempts()),
@@ -64,8 +66,9 @@ def _runs(catalog: Catalog) -> table.Panel:
     ]
     labels = {**_LABELS, "metric": "Headline", "value": "Target"}
     panel = listing("Runs", columns, labels, "No run in this time range")
-    panel.override_by_name("Run", override(links=[{"title": "Compare", "url": _OPEN}], custom__width=170))
-    panel.override_by_name("Headline", override(custom__width=140))
+    panel.override_by_name("Run", override(links=[{"title": "Compare", "url": _OPEN}], custom__width=150))
+    for name, width in _WIDTHS.items():
+        panel.override_by_name(name, override(custom__width=width))
     red = {"mode": "fixed", "fixedColor": COLOURS["critical"]}
     return panel.override_by_name("Alerts", override(color=red, custom__cellOptions={"type": "color-text"}))
 

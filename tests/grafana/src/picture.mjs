@@ -29,13 +29,18 @@ const FILES = {
   '/page.js': ['text/javascript', () => fs.readFileSync('built/page.js')],
   '/page.css': ['text/css', () => fs.readFileSync('built/page.css')],
 };
-// Icons are files of Grafana's application.
-const ICON = ['image/svg+xml', () => '<svg xmlns="http://www.w3.org/2000/svg"/>'];
+const ICONS = 'node_modules/@grafana/ui/dist/public/img/icons';
+// Grafana's application has a few more.
+const BLANK = '<svg xmlns="http://www.w3.org/2000/svg"/>';
 const server = http.createServer(({ url }, response) => {
-  const [type, content] = FILES[url] ?? ICON;
+  const [type, content] = FILES[url] ?? ['image/svg+xml', () => icon(url)];
   response.setHeader('Content-Type', type);
   response.end(content());
 });
+function icon(url) {
+  const file = path.join(ICONS, path.normalize(url).split('/icons/').at(-1));
+  return fs.existsSync(file) ? fs.readFileSync(file) : BLANK;
+}
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const browser = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args: FLAGS });
 try {

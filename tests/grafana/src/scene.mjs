@@ -44,7 +44,7 @@ export function makeScene(dashboard, { from, to, variables = {} }) {
     $data: new SceneDataLayerSet({ layers: annotations }),
     controls: [
       new VariableValueSelectors({}),
-      new SceneDataLayerControls(),
+      ...(annotations.length ? [new SceneDataLayerControls()] : []),
       new SceneControlsSpacer(),
       new SceneTimePicker({}),
       new SceneRefreshPicker({ refresh: '' }),

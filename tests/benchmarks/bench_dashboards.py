@@ -1,6 +1,8 @@
 """How long the dashboards' queries take at twenty runs of 100 000 steps in a day; prints the slowest of each.
 
-python -m tests.grafana.speed [PROMETHEUS]
+    python tests/benchmarks/bench_dashboards.py [PROMETHEUS]
+
+Needs what `make test-dashboards` has installed, 2 GB of memory and 2 GB of disk.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 
 import cramjam
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from exporter.catalog import default_catalog
 from exporter.exposition.histogram import BUCKETS
 from exporter.records import Family
 from exporter.remote_write import TimeSeries, encode_v1
-from tests.grafana.bench import NAMES, ask, job
+from tests.grafana.bench import NAMES, ask, build, job
 from tests.grafana.conftest import SMOOTHINGS
 from tests.support.servers import Server, free_port, get, require, running
 
@@ -151,6 +154,7 @@ def seconds_alone(server: Receiver, query: dict[str, Any]) -> float:
 def main() -> None:
     """Fill a server, ask every dashboard for the whole day, and time each query by itself."""
     binary = sys.argv[1] if len(sys.argv) > 1 else require("prometheus")
+    build("node")
     with tempfile.TemporaryDirectory() as folder:
         server = Receiver(binary, Path(folder))
         with running(server):
