@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exporter.catalog import Alert, Catalog, Condition, Namer, SeriesName, default_catalog
@@ -23,8 +24,8 @@ class WatchedRun(Run):
 
     An alert begins when two of a metric's last three updates are beyond its bound, or one of the first two, and for a
     value that is NaN or infinite at once. It ends with three updates within all bounds; then it can begin again. Where
-    it becomes worse in between, the worse severity is told as well. Rules that need other metrics or the time before
-    are not judged, and the warm-up of a rule counts the steps that this object logs.
+    it becomes worse in between, the worse severity is told as well. Rules that need more than that are not judged, and
+    the warm-up of a rule counts the steps that this object logs.
     """
 
     def __init__(self, *arguments: Any, on_alert: OnAlert) -> None:
@@ -61,7 +62,8 @@ class _Watcher:
 
     def __init__(self, catalog: Catalog) -> None:
         self._namer = Namer(catalog)
-        self._alerts = [alert for alert in alerts_of_run(catalog, {}) if not (alert.also or alert.without)]
+        self._alerts = [alert for alert in alerts_of_run(catalog, {}) if _is_judged(alert)]
+        self._fallen = {alert.name: [_Fallen(other) for other in alert.unless] for alert in self._alerts}
         self._known: set[str] = set()
         self._owned: set[tuple[str, Labels]] = set()
         self._watches: list[_Watch] = []
@@ -90,7 +92,7 @@ class _Watcher:
             if key in self._known or (place.family.name, place.labels) in self._owned:
                 continue
             self._owned.add((place.family.name, place.labels))
-            watch = _Watch(key, place, self._alerts)
+            watch = _Watch(key, place, self._alerts, self._fallen)
             if watch.is_needed:
                 self._watches.append(watch)
         self._known.update(metrics)
@@ -99,14 +101,18 @@ class _Watcher:
 class _Watch:
     """Watches one series."""
 
-    def __init__(self, key: str, name: SeriesName, alerts: list[Alert]) -> None:
+    def __init__(
+        self, key: str, name: SeriesName, alerts: list[Alert], fallen: Mapping[str, Sequence[_Fallen]]
+    ) -> None:
         self.key = key
         self.scale = name.scale
         self.low, self.high = _NOTHING
         """While all is calm, values between these bounds, in canonical units, change nothing."""
         self._metric = name.family.name
         self._labels = dict(name.labels)
-        self._rules = [_Rule(ladder) for ladder in thresholds(alerts, self._metric, self._labels)]
+        ladders = thresholds(alerts, self._metric, self._labels)
+        self._rules = [_Rule(ladder, fallen[ladder.alerts[0].name]) for ladder in ladders]
+        self._followers = [other for others in fallen.values() for other in others if other.metric == self._metric]
         self._nonfinite = next((alert for alert in alerts if counts_nonfinite(alert, self._metric)), None)
         self._calm = _within([alert.condition for rule in self._rules for alert in rule.ladder.alerts])
         self._finite = WINDOW
@@ -114,17 +120,19 @@ class _Watch:
     @property
     def is_needed(self) -> bool:
         """Whether any rule is about the series."""
-        return bool(self._rules or self._nonfinite)
+        return bool(self._rules or self._nonfinite or self._followers)
 
     def add(self, value: float, step: int, logged: int) -> list[RunAlert]:
         """Judge one more value; gives the alerts that begin with it."""
+        for follower in self._followers:
+            follower.add(value)
         if math.isfinite(value):
             self._finite += 1
             begun = [rule.add(value, logged) for rule in self._rules]
         else:
             begun = [self._nonfinite if self._finite >= WINDOW else None]
             self._finite = 0
-        is_calm = self._finite >= WINDOW and all(rule.is_calm for rule in self._rules)
+        is_calm = not self._followers and self._finite >= WINDOW and all(rule.is_calm for rule in self._rules)
         self.low, self.high = self._calm if is_calm else _NOTHING
         return [self._alert(alert, value, step) for alert in begun if alert]
 
@@ -145,8 +153,9 @@ class _Watch:
 class _Rule:
     """One rule for one series, and how it stands."""
 
-    def __init__(self, ladder: Ladder) -> None:
+    def __init__(self, ladder: Ladder, unless: Sequence[_Fallen]) -> None:
         self.ladder = ladder
+        self._unless = unless
         self._levels: deque[int] = deque(maxlen=WINDOW)
         self._told = 0
 
@@ -161,13 +170,39 @@ class _Rule:
         self._levels.append(level)
         if self.is_calm:
             self._told = 0
-        if level <= self._told or logged < self.ladder.alerts[0].warm_up:
+        if level <= self._told or logged - len(self._levels) < self.ladder.alerts[0].warm_up - 1:
             return None
         lasts = min(lasting(tuple(self._levels)), level)
-        if lasts <= self._told:
+        if lasts <= self._told or any(other.holds for other in self._unless):
             return None
         self._told = lasts
         return self.ladder.alerts[lasts - 1]
+
+
+class _Fallen:
+    """Whether a metric has fallen so far below its highest value that a rule has nothing to say (``Alert.unless``)."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.metric = condition.metric
+        self._condition = condition
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._highest = 0.0
+
+    def add(self, value: float) -> None:
+        """Take in one more value."""
+        if math.isfinite(value):
+            self._highest = max(self._highest, value)
+            self._recent.append(value)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it has fallen so far."""
+        return self._highest > 0 and self._condition.holds(statistics.median(self._recent) / self._highest - 1)
+
+
+def _is_judged(alert: Alert) -> bool:
+    """Whether a script can judge an alert by itself: by its threshold, and how far other metrics have fallen."""
+    return not (alert.also or alert.without) and all(other.against == "highest" for other in alert.unless)
 
 
 _NOTHING = math.inf, -math.inf

@@ -23,6 +23,7 @@ from tests.support.journals import CATALOG
 from tests.support.promtool import CRITICAL, WARNING
 
 KL, VARIANCE, LOSS = "train/approx_kl", "train/explained_variance", "train/loss"
+VALUE_LOSS = "train/value_loss"
 WARM_UP = 50
 Start = Callable[..., Run]
 Alerts = list[RunAlert]
@@ -113,12 +114,20 @@ def test_nan_is_told_at_once_and_is_beyond_no_other_bound(start: Start) -> None:
 
 
 def test_the_warm_up_counts_logged_steps(start: Start) -> None:
-    """A poor value function is told with the fiftieth step that is logged, whatever steps are called."""
+    """A poor value function is told by the first three steps after the warm-up, whatever steps are called."""
     alerts: Alerts = []
     run = start(on_alert=alerts.append)
     for number in range(2 * WARM_UP):
         run.log({VARIANCE: -1.0}, step=1000 + 10 * number)
-    assert told(alerts) == [(CRITICAL, 1000 + 10 * (WARM_UP - 1))]
+    assert told(alerts) == [(CRITICAL, 1000 + 10 * (WARM_UP + 1))]
+
+
+def test_a_value_function_is_not_blamed_where_returns_no_longer_vary(start: Start) -> None:
+    """While the value loss is below 3 % of its highest a poor explained variance is told nobody; above it is."""
+    variance = [0.9] * (WARM_UP + 9) + [-1.0] * 9
+    for loss, expected in ((2.0, []), (4.0, [(CRITICAL, WARM_UP + 10)])):
+        rows = [{VARIANCE: value, VALUE_LOSS: 100.0 if step < 9 else loss} for step, value in enumerate(variance)]
+        assert told(alerts_of(start, rows, run_id=f"loss-{loss}")) == expected
 
 
 def test_the_end_of_the_warm_up_accuses_no_good_update(start: Start) -> None:

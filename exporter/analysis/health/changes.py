@@ -51,8 +51,12 @@ def changed(alert: Alert, run: LoggedRun, updates: Updates, catalog: Catalog) ->
 
 
 def also_holds(alert: Alert, run: LoggedRun, moment: Moment) -> bool:
-    """Whether the further conditions of an alert are true of the run."""
-    return all(any(_holds(other, updates, moment) for updates in run.of(other)) for other in alert.also)
+    """Whether the further conditions of an alert are true of the run, and those that must not hold are not."""
+
+    def holds(other: Condition) -> bool:
+        return any(_number_beyond(other, updates, moment) is not None for updates in run.of(other))
+
+    return all(map(holds, alert.also)) and not any(map(holds, alert.unless))
 
 
 def _stretches(times: Sequence[int], interval: int) -> Iterator[tuple[int, int]]:
@@ -74,10 +78,6 @@ def _beyond(condition: Condition, updates: Updates, stretch: range, moment: Mome
         return {}
     values = updates.values
     return {index: values[index] for index in stretch if usual.is_beyond(values[index])}
-
-
-def _holds(condition: Condition, updates: Updates, moment: Moment) -> bool:
-    return _number_beyond(condition, updates, moment) is not None
 
 
 def _number_beyond(condition: Condition, updates: Updates, moment: Moment) -> float | None:

@@ -138,19 +138,20 @@ def _lasting(ladder: Ladder, run: LoggedRun, updates: Updates, catalog: Catalog)
     """The severities of a rule that lasted, each with its own updates."""
     levels = [ladder.level(value) for value in updates.values]
     alert, peak = ladder.alerts[0], 0
-    for end, level in _levels_that_last(levels):
-        if level > peak and updates.rows[end] >= alert.warm_up:
+    for begin, end, level in _levels_that_last(levels):
+        if level > peak and updates.rows[begin] >= alert.warm_up:
             moment = Moment(updates.times[end], updates.attempts[end], catalog)
             peak = level if also_holds(alert, run, moment) else peak
     for place, severity in enumerate(ladder.alerts[:peak], 1):
         yield severity, {i: updates.values[i] for i, level in enumerate(levels) if min(level, peak) == place}
 
 
-def _levels_that_last(levels: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The level of each three successive updates, of fewer of each one; with the index of the last of them."""
+def _levels_that_last(levels: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Each three successive updates, of fewer each one: the indices of the first and the last, and their level."""
     window = WINDOW if len(levels) >= WINDOW else 1
     for end in range(window - 1, len(levels)):
-        yield end, lasting(levels[end + 1 - window : end + 1])
+        begin = end + 1 - window
+        yield begin, end, lasting(levels[begin : end + 1])
 
 
 def _spikes(alerts: Iterable[Alert], updates: Updates, lasted: Sequence[Condition]) -> Iterator[_Told]:
@@ -162,7 +163,7 @@ def _spikes(alerts: Iterable[Alert], updates: Updates, lasted: Sequence[Conditio
         levels = [Ladder((alert,)).level(value) for value in updates.values]
         numbers = {index: updates.values[index] for index, level in enumerate(levels) if level}
         is_late = any(updates.rows[index] >= alert.warm_up for index in numbers)
-        if is_late and not any(level for _, level in _levels_that_last(levels)):
+        if is_late and not any(level for *_, level in _levels_that_last(levels)):
             yield alert, numbers
 
 
