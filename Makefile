@@ -30,10 +30,11 @@ check: $(VENV)/dev
 	$(BIN)/interrogate --quiet exporter tests
 	$(BIN)/telemetry-exporter generate --check
 
-# Three at once also on two cores: the long tests wait for servers most of the time.
+# Several at once also on two cores: most tests wait for processes and servers. Those that train and measure come last.
 unit: $(VENV)/dev servers
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --numprocesses=3
+	$(BIN)/coverage run -m pytest -m "not slow" --numprocesses=3 --dist=loadfile
+	$(BIN)/coverage run -m pytest -m slow --numprocesses=2 --dist=loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
