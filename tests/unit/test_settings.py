@@ -90,13 +90,15 @@ def test_every_setting_from_variables():
         "TELEMETRY_RANKS": "all",
         "TELEMETRY_TAGS": "env=prod, team = ml ",
         "TELEMETRY_CONFIG": "lr=1e-4,url=a=b",
+        "TELEMETRY_SYSTEM_METRICS": "AUTO",
+        "TELEMETRY_SYSTEM_METRICS_INTERVAL": "0.5",
         "TELEMETRY_GRAFANA_URL": "http://g",
         "PATH": "/bin",
         "telemetry_port": "x",
     }
     assert resolve(environ) == Settings(
         *("r", "u", "ppo", "m", "trl", "/data", 0, "all"),
-        *({"env": "prod", "team": "ml"}, {"lr": "1e-4", "url": "a=b"}, "http://g"),
+        *({"env": "prod", "team": "ml"}, {"lr": "1e-4", "url": "a=b"}, "AUTO", 0.5, "http://g"),
     )
 
 
@@ -104,10 +106,11 @@ def test_every_setting_from_a_file(settings_file):
     """A file may hold every setting, with YAML's own types."""
     path = settings_file(
         "{run_id: r, user_id: u, recipe: ppo, base_model: m, framework: trl, directory: /data, port: 9,"
-        " ranks: all, tags: {a: b}, config: {x: {y: 1}}, grafana_url: 'http://g'}"
+        " ranks: all, tags: {a: b}, config: {x: {y: 1}}, system_metrics: s.jsonl, system_metrics_interval: 2,"
+        " grafana_url: 'http://g'}"
     )
     assert resolve(file=path) == Settings(
-        *("r", "u", "ppo", "m", "trl", "/data", 9, "all"), {"a": "b"}, {"x": {"y": 1}}, "http://g"
+        *("r", "u", "ppo", "m", "trl", "/data", 9, "all"), {"a": "b"}, {"x": {"y": 1}}, "s.jsonl", 2, "http://g"
     )
 
 
