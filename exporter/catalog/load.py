@@ -10,7 +10,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from exporter.catalog.decode import WINDOW, as_list, as_mapping, as_texts, build, known, one_of, read_yaml, require
+from exporter.catalog.decode import (
+    WINDOW,
+    as_list,
+    as_mapping,
+    as_texts,
+    build,
+    known,
+    one_of,
+    read_yaml,
+    require,
+    typed,
+)
 from exporter.catalog.model import Alias, Catalog, Group, Metric, Panel, Range
 from exporter.catalog.own import adjusted, merged
 from exporter.catalog.rules import decode_alerts, with_alerts
@@ -19,9 +30,10 @@ from exporter.errors import ConfigError
 __all__ = ["default_catalog", "load_catalog", "parse_catalog"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_ADDRESS = re.compile(r"https?://[^/\s#][^\s#]*")
 _TYPES = ("gauge", "counter", "histogram")
 _FILES = ("catalog.yaml", "rules.yaml")
-_PARTS = ("groups", "metrics", "rules", "thresholds", "silences")
+_PARTS = ("groups", "metrics", "rules", "thresholds", "silences", "runbook_url")
 
 
 @functools.cache
@@ -78,7 +90,17 @@ def _catalog(data: Mapping[str, Any], source: str) -> Catalog:
     rules = as_mapping(data.get("rules", {}), f"{source}: rules")
     alerts = decode_alerts(rules, groups, metrics, source)
     alerts = adjusted(alerts, data.get("thresholds", []), data.get("silences", []), source)
-    return Catalog(groups, with_alerts(metrics, alerts), alerts)
+    return Catalog(groups, with_alerts(metrics, alerts), alerts, _runbook_url(data.get("runbook_url", ""), source))
+
+
+def _runbook_url(data: Any, source: str) -> str:
+    url: str = typed(data, "str", f"{source}: runbook_url")
+    require(
+        not url or _ADDRESS.fullmatch(url),
+        f"{source}: runbook_url",
+        f"{url!r} must be the address of RUNBOOK.md without a '#', such as https://wiki.example.com/RUNBOOK.md",
+    )
+    return url
 
 
 def _metric(name: str, data: Any, groups: Mapping[str, Group], where: str) -> Metric:

@@ -242,6 +242,8 @@ class Catalog:
     groups: Mapping[str, Group]
     metrics: Mapping[str, Metric]
     alerts: tuple[Alert, ...] = ()
+    runbook_url: str = ""
+    """Where people read ``alerts/RUNBOOK.md``; empty for alerts without a link to it."""
 
     def family(self, name: str) -> Family:
         """The family of a metric that the package itself names; a KeyError is a bug."""

@@ -27,7 +27,7 @@ class _Silence:
 
 def merged(shipped: Mapping[str, Any], own: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Two catalogs, not yet decoded, as one: the user's fields replace, his aliases are added."""
-    result = {**shipped, **{part: own[part] for part in ("thresholds", "silences") if part in own}}
+    result = {**shipped, **{part: own[part] for part in ("thresholds", "silences", "runbook_url") if part in own}}
     for part in ("groups", "metrics", "rules"):
         entries = dict(as_mapping(shipped[part], part))
         for name, item in as_mapping(own.get(part, {}), f"{source}: {part}").items():

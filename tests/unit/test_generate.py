@@ -16,7 +16,7 @@ from exporter.catalog import Alert, Alias, Catalog, Condition, Group, Metric, pa
 from exporter.cli.generate import generate
 from exporter.errors import MissingDependencyError
 from exporter.generate import GENERATORS, differing, write
-from exporter.generate.alerts import RUNBOOK_URL, alert_rules, condition, expression, runbook
+from exporter.generate.alerts import alert_rules, condition, expression, runbook
 from exporter.generate.reference import metric_reference
 from exporter.generate.text import GENERATED, wrap
 from tests.support.journals import CATALOG
@@ -194,7 +194,7 @@ def test_every_alert_is_a_rule() -> None:
         notes = rule["annotations"]
         assert list(notes) == ["summary", "description", "action", "watches", "runbook_url"]
         assert notes["action"] == wrap(alert.action)
-        assert notes["runbook_url"] == f"{RUNBOOK_URL}#{alert.name.lower()}"
+        assert notes["runbook_url"] == f"{CATALOG.runbook_url}#{alert.name.lower()}"
         assert rule.get("for", "") == alert.lasting
 
 
@@ -225,7 +225,7 @@ def test_every_runbook_link_has_its_section() -> None:
     anchors = [slug(title) for title in re.findall(r"^#+ (.*)$", page, re.MULTILINE)]
     for rule in RULES:
         base, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert base == RUNBOOK_URL
+        assert base == CATALOG.runbook_url
         assert anchors.count(anchor) == 1
     for alert in CATALOG.alerts:
         section = page.partition(f"### {alert.name}, {alert.severity}\n")[2].partition("\n### ")[0]

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from exporter.catalog import Alert, load_catalog
@@ -151,7 +152,10 @@ def test_silences_leave_out_runs_and_rules(name: str, tmp_path: Path, own: Path)
 
 
 BROKEN = {
-    "an unknown part": ("alerts: {}", "unknown key 'alerts'; known are: groups, metrics, rules, thresholds, silences"),
+    "an unknown part": (
+        "alerts: {}",
+        "unknown key 'alerts'; known are: groups, metrics, rules, thresholds, silences, runbook_url",
+    ),
     "an unknown alert": ("thresholds: [{alert: KLHigh, warning: 1}]", "thresholds, entry 1: unknown alert 'KLHigh'"),
     "no alert": ("thresholds: [{warning: 1}]", "thresholds, entry 1: alert is missing"),
     "a severity that the alert does not have": (
@@ -179,6 +183,14 @@ BROKEN = {
         "DiskNearlyFull is about the host, so it cannot be set for some runs",
     ),
     "a silence for nothing": ("silences: [{severity: info}]", "silences, entry 1: give an alert, runs, or both"),
+    "a runbook that is no address": (
+        "runbook_url: alerts/RUNBOOK.md",
+        "runbook_url: 'alerts/RUNBOOK.md' must be the address",
+    ),
+    "a runbook with an anchor": (
+        "runbook_url: 'http://w/#x'",
+        "'http://w/#x' must be the address of RUNBOOK.md without",
+    ),
     "a silence of an unknown alert": ("silences: [{alert: Loud}]", "unknown alert 'Loud'"),
     "thresholds as mapping": ("thresholds: {}", "thresholds: {} must be a list"),
     "a key that belongs to another metric": (
@@ -211,6 +223,19 @@ def test_the_command_writes_the_rules_of_one_s_own_catalog(tmp_path: Path, own: 
     own.write_text("silences: [{}]")
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("url", "link"), [("https://wiki/R.md", "https://wiki/R.md#gpulost"), ("", None)], ids=["own", "none"]
+)
+def test_links_lead_to_one_s_own_runbook(tmp_path: Path, url: str, link: str | None) -> None:
+    """Each alert links to its section of the runbook at ``runbook_url``, and to nothing where that is empty."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"runbook_url: '{url}'\n")
+    groups = yaml.safe_load(alert_rules(load_catalog(path)))["groups"]
+    links = {rule["alert"]: rule["annotations"].get("runbook_url") for group in groups for rule in group["rules"]}
+    assert links["GPULost"] == link
+    assert len(set(links.values())) == (len(links) if url else 1)
 
 
 @pytest.mark.parametrize("name", PROMTOOLS)

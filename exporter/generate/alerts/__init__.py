@@ -5,7 +5,7 @@ among good ones pages nobody. Where updates are rarer than the window, a longer 
 """
 
 from exporter.generate.alerts.promql import condition, expression
-from exporter.generate.alerts.rules import RUNBOOK_URL, alert_rules
+from exporter.generate.alerts.rules import alert_rules
 from exporter.generate.alerts.runbook import runbook
 
-__all__ = ["RUNBOOK_URL", "alert_rules", "condition", "expression", "runbook"]
+__all__ = ["alert_rules", "condition", "expression", "runbook"]

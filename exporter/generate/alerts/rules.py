@@ -11,9 +11,7 @@ from exporter.generate.alerts.numbers import selected, selector, series
 from exporter.generate.alerts.promql import expression
 from exporter.generate.text import GENERATED, wrap
 
-__all__ = ["RUNBOOK_URL", "alert_rules", "filled"]
-
-RUNBOOK_URL = "https://github.com/telemetry-exporter/telemetry-exporter/blob/main/alerts/RUNBOOK.md"
+__all__ = ["alert_rules", "filled"]
 
 _RANK = '$labels.run_id ($labels.rank | reReplaceAll "^0?$" "0|") | query'
 """Rank 0 is named where each rank measures by itself, and not where it speaks for the run."""
@@ -93,7 +91,7 @@ def _rule(alert: Alert, catalog: Catalog) -> dict[str, Any]:
             "description": filled(alert.meaning, alert, catalog),
             "action": filled(alert.action, alert, catalog),
             "watches": watched(alert, catalog),
-            "runbook_url": f"{RUNBOOK_URL}#{alert.name.lower()}",
+            **({"runbook_url": f"{catalog.runbook_url}#{alert.name.lower()}"} if catalog.runbook_url else {}),
         },
     }
 
