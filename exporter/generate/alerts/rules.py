@@ -13,7 +13,9 @@ from exporter.generate.text import GENERATED, wrap
 
 __all__ = ["alert_rules", "filled"]
 
-_RANK = '$labels.run_id ($labels.rank | reReplaceAll "^0?$" "0|") | query'
+# A label that a series lacks is the empty text to Prometheus, and nil to vmalert unless it is asked for by index.
+_RANK_LABEL = '(index $labels "rank")'
+_RANK = f'$labels.run_id ({_RANK_LABEL} | reReplaceAll "^0?$" "0|") | query'
 """Rank 0 is named where each rank measures by itself, and not where it speaks for the run."""
 
 _OF_RANK = "run_id=%q, rank=~%q"
@@ -35,8 +37,9 @@ _PLACE = _ON_HOST + (
 _BY_STEP = (
     "{{ range printf `min_over_time((training_step{run_id=%q, rank=%q} and on (run_id, rank)"
     " {__name__=%q, run_id=%q, rank=%q} - {__name__=%q, run_id=%q, rank=%q} != 0)[30m:1s])`"
-    " $labels.run_id $labels.rank $labels.metric $labels.run_id $labels.rank"
-    " $labels.metric $labels.run_id $labels.rank | query }} by step {{ .Value | printf `%.0f` }}{{ end }}"
+    f" $labels.run_id {_RANK_LABEL} $labels.metric $labels.run_id {_RANK_LABEL}"
+    f" $labels.metric $labels.run_id {_RANK_LABEL}"
+    " | query }} by step {{ .Value | printf `%.0f` }}{{ end }}"
 )
 _LOOKED_UP = {
     "{last_step}": _LAST_STEP,
@@ -119,7 +122,7 @@ def _at_step(alert: Alert, catalog: Catalog) -> str:
     value = f"abs({value})" if alert.condition.absolute else value
     moment = f"training_step{{{run}}} and on (run_id, rank) {value} == %v"
     names = ("run_id", "rank", *labels)
-    arguments = " ".join([*(f"$labels.{name}" for name in names), "$value"])
+    arguments = " ".join([*(f'(index $labels "{name}")' for name in names), "$value"])
     queries = [f"last_over_time(({moment})[{span}])" for span in ("1m:20ms", "15m:500ms")]
     return (
         f"{{{{ range printf `{' or '.join(queries)}` {arguments} {arguments} | query }}}}"
