@@ -52,12 +52,15 @@ class Grafana:
             ConfigError: the address is no URL.
             ServerError: nothing or no Grafana answers.
         """
-        if not re.match(r"https?://[^/]", url):
-            raise ConfigError(f"--url {url!r} must be an address such as https://grafana.example.com")
+        if not re.match(r"https?://[^/@]+(/[^@]*)?$", url):
+            raise ConfigError(
+                f"--url {re.sub('//.*@', '//...@', url)!r} must be an address such as https://grafana.example.com, "
+                "without a user or password"
+            )
         self._url = url.rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = not _LOOPBACK.match(url)  # a proxy cannot reach this host's own servers
-        self._session.headers["Authorization"] = f"Bearer {token}"
+        self._session.headers["Authorization"] = f"Bearer {_usable(token)}"
         health = self._answer("GET", "/api/health")
         match = re.match(r"(\d+)\.(\d+)", str(health.get("version", "")) if isinstance(health, dict) else "")
         if not match:
@@ -101,12 +104,17 @@ class Grafana:
 
     def _answer(self, method: str, path: str, body: Any = None, *, missing_is_none: bool = False) -> Any:
         try:
-            answer = self._session.request(method, f"{self._url}{path}", json=body, timeout=_TIMEOUT_SECONDS)
+            answer = self._session.request(
+                method, f"{self._url}{path}", json=body, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            )
         except requests.RequestException as error:
             reason = type(error).__name__
             raise ServerError(f"Grafana at {self._url} cannot be reached ({reason}): is the address right?") from error
         if missing_is_none and answer.status_code == requests.codes.not_found:
             return None
+        if answer.is_redirect:  # followed, a POST would become a GET
+            to = answer.headers["Location"]
+            raise ServerError(f"{method} {self._url}{path} is sent on to {to}: give the address of Grafana itself")
         if not answer.ok:
             said = " ".join(answer.text.split())[:300]
             raise ServerError(
@@ -116,6 +124,14 @@ class Grafana:
             return answer.json()
         except ValueError as error:
             raise ServerError(f"{self._url}{path} answers with something else than JSON{_HINTS[404]}") from error
+
+
+def _usable(token: str) -> str:
+    """A token as it is, without the end of line of the file that it was kept in."""
+    token = token.strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError("--token must be letters, digits and signs of ASCII without spaces, as Grafana showed it")
+    return token
 
 
 def shipped_dashboards() -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
             yield Sample(catalog.family("run_config_info"), (*labels, ("key", key), ("value", value)), 1)
     gauges: dict[str, float | None] = {
         "run_start_timestamp_seconds": state.first_time,
+        "run_last_step": state.last_step.step if state.last_step else None,
         "run_last_step_timestamp_seconds": state.last_step.time if state.last_step else None,
         "run_end_timestamp_seconds": state.end.time if state.end else None,
         "run_attempts": max(state.attempts, 1),

@@ -23,12 +23,16 @@ SECONDS = 65.0
 CRASHES_AFTER = 40.0
 STEADY, STEADY_TOO, DIVERGING, LONG = "steady", "steady: seed 7", "diverging", "long: 40 minutes"
 LONG_STEPS = 1200
+RESUMED = "resumed, seed=3"
+RESUMED_AT, RESUMED_FROM, RESUMED_STEPS = 120, 62, 200
+"""A step every two seconds until 120, and again from step 62, from a checkpoint, until 200."""
 
 RUNS = {
     STEADY: "finished",
     STEADY_TOO: "finished",
     DIVERGING: "crashed",
     LONG: "finished",
+    RESUMED: "finished",
     trainer.FINE_TUNING: "running",
     trainer.DIVERGED: "failed",
     trainer.SINGLE: "finished",
@@ -68,6 +72,7 @@ def laboratory(folder: Path, binaries: Mapping[str, str]) -> Iterator[Laboratory
     sb3 = foreign_logs.write_sb3(runs, time.time() - 300)
     rllib = foreign_logs.write_rllib(runs, time.time() - 600)
     _write_long(runs)
+    _write_resumed(runs)
     gpus = GpuPage({0: STEADY, 1: trainer.FINE_TUNING})
     sidecar = Sidecar(runs, folder / "sidecar.log")
     servers = {}
@@ -106,6 +111,25 @@ def _write_long(runs: Path) -> None:
     journal.other("event", 600, title="data loader restarted", alert_type="error")
     journal.other("event", 900, title="schedule changed", alert_type="warning")
     journal.end(2 * LONG_STEPS)
+
+
+def resumed_loss(step: int, attempt: int) -> float:
+    """The loss of the resumed run: that of the first attempt is a hundred higher."""
+    return 1 / (step + 1) + 100 * (attempt == 1)
+
+
+def _write_resumed(runs: Path) -> None:
+    """A run that was killed and went on from its checkpoint, without a configuration."""
+    journal = Journal(runs, RESUMED)
+    seconds = 2 * (RESUMED_AT + RESUMED_STEPS - RESUMED_FROM)
+    journal.begin = round(time.time() - seconds - 300, 3)
+    journal.start(recipe="ppo", user_id="bob")
+    for step in range(RESUMED_AT):
+        journal.log(step, {"train/loss": resumed_loss(step, 1)}, 2 * step)
+    journal.start(2 * RESUMED_AT - 0.5, recipe="ppo", user_id="bob")
+    for step in range(RESUMED_FROM, RESUMED_STEPS):
+        journal.log(step, {"train/loss": resumed_loss(step, 2)}, 2 * (RESUMED_AT + step - RESUMED_FROM))
+    journal.end(seconds)
 
 
 def _train(runs: Path, folder: Path, servers: Sequence[Prometheus]) -> float:

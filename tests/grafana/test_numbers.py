@@ -10,7 +10,19 @@ import pytest
 
 from tests.grafana import foreign_logs, trainer
 from tests.grafana.bench import Answer, ask, columns, job
-from tests.grafana.laboratory import DIVERGING, LONG, LONG_STEPS, RUNS, STEADY, Laboratory, counts_both_ends, long_loss
+from tests.grafana.laboratory import (
+    DIVERGING,
+    LONG,
+    LONG_STEPS,
+    RESUMED,
+    RESUMED_FROM,
+    RESUMED_STEPS,
+    RUNS,
+    STEADY,
+    Laboratory,
+    counts_both_ends,
+    long_loss,
+)
 from tests.grafana.smoothing_reference import Points, View, pixels, smoothed
 from tests.support.servers import Prometheus
 
@@ -91,11 +103,21 @@ def last_in_pixel(samples: Mapping[int, float], view: View) -> Points:
     return last
 
 
+def kept(steps: Points) -> Points:
+    """The pixels whose steps no later pixel takes back, as a run does that goes on from a checkpoint."""
+    lowest, result = math.inf, {}
+    for time, step in sorted(steps.items(), reverse=True):
+        lowest = min(lowest, step)
+        if step == lowest:
+            result[time] = step
+    return result
+
+
 def check_curve(answer: Answer, curve: str, expected: Points, steps: Points, start: float) -> None:
     """A curve has the expected points in all three views, at its own steps and times."""
     places = {
         (BY_TIME, "Time"): expected,
-        (BY_STEP, "step"): {steps[time]: value for time, value in expected.items()},
+        (BY_STEP, "step"): {steps[time]: value for time, value in expected.items() if time in kept(steps)},
         (BY_ELAPSED, "time since start"): {time / 1000 - start: value for time, value in expected.items()},
     }
     for (title, x), points in places.items():
@@ -143,6 +165,23 @@ def test_foreign_logs_are_drawn_step_by_step(
     assert drawn(answer, BY_STEP, "step", run) == {
         row[step]: pytest.approx(sign * row[value], rel=1e-12) for row in rows
     }
+
+
+@pytest.mark.parametrize("span", [1800, 43_200])
+def test_a_resumed_run_is_one_curve_by_step(bench: None, lab: Laboratory, span: int) -> None:
+    """What a run did beyond the checkpoint from which it went on is not drawn, however much a pixel holds."""
+    question = {**job("compare", lab.now, span, run=[RESUMED]), "titles": [BY_STEP, "Training loss"]}
+    for server in lab.servers.values():
+        [answer] = ask(server.url, [question])
+        for title in question["titles"]:
+            points = drawn(answer, title, "step", RESUMED)
+            steps = sorted(points)
+            assert steps[-1] == RESUMED_STEPS - 1
+            of_first_attempt = [step for step in steps if step > RESUMED_FROM and points[step] > 1]
+            assert len(of_first_attempt) <= 2 * (span > 3600), (
+                "but the two pixels beside the moment at which it went on"
+            )
+            assert len(steps) > (100 if span <= 3600 else 5)
 
 
 def test_native_steps_are_drawn_one_by_one(bench: None, lab: Laboratory) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from exporter.catalog import default_catalog
 from tests.grafana import foreign_logs, trainer
-from tests.grafana.bench import DASHBOARDS, NAMES, Answer, panel
+from tests.grafana.bench import DASHBOARDS, NAMES, Answer, ask, job, panel
 from tests.grafana.conftest import SELECTIONS, SMOOTHINGS
-from tests.grafana.laboratory import DIVERGING, LONG, RUNS, STEADY, Laboratory
+from tests.grafana.laboratory import DIVERGING, LONG, RESUMED, RUNS, STEADY, Laboratory
 
 Answers = dict[tuple[str, str, str], Answer]
 
@@ -174,6 +174,32 @@ def test_runs_are_listed_with_their_status(answers: Answers) -> None:
     assert int(rows[DIVERGING]["Alerts"]) >= 1
 
 
+def test_a_run_that_ended_before_the_time_range_is_told_in_full(bench: None, lab: Laboratory) -> None:
+    """It has its step, and the link leads to the time in which it made its steps."""
+    [answer] = ask(lab.prometheus.url, [job("runs", lab.now, 120)])
+    [frame] = panel(answer, "Runs")["frames"]
+    fields = {field["name"]: field for field in frame["fields"]}
+    row = fields["Run"]["values"].index(LONG)
+    assert fields["Step"]["texts"][row] == "1199"
+    span = parse_qs(urlsplit(fields["Run"]["links"][row]).query)
+    times = samples(lab, "training_step", LONG)
+    assert int(span["from"][0]) <= min(times) < max(times) <= int(span["to"][0])
+    assert int(span["to"][0]) - int(span["from"][0]) == pytest.approx(2400_000, abs=5000)
+
+
+def test_only_the_chosen_users_runs_are_listed(bench: None, lab: Laboratory) -> None:
+    """Neither the runs nor the alerts of another user are in any table."""
+    [answer] = ask(lab.prometheus.url, [job("runs", lab.now, user=["bob"])])
+    shown = {
+        run
+        for each in answer["panels"]
+        for frame in each["frames"]
+        for field in frame["fields"]
+        for run in (field["values"] if field["name"] == "Run" else [])
+    }
+    assert shown == {RESUMED, trainer.DIVERGED}
+
+
 def test_a_click_on_a_run_opens_it_in_compare(answers: Answers) -> None:
     """The link has the run, whatever is in its name, and the time range."""
     [frame] = panel(answers["runs", "all", "none"], "Runs")["frames"]
@@ -189,14 +215,15 @@ def test_configurations_differ_where_they_differ(answers: Answers) -> None:
     """Only keys that are not the same in all runs, one column a run, and what a run lacks is called absent."""
     [frame] = panel(answers["compare", "several", "none"], "Configuration: what differs")["frames"]
     texts = {field["name"]: field["texts"] for field in frame["fields"]}
-    assert set(texts) == {"Key", STEADY, trainer.DIVERGED, foreign_logs.RLLIB}
+    assert set(texts) == {"Key", *SELECTIONS["several"]}
     rows = {key: {run: texts[run][index] for run in texts} for index, key in enumerate(texts["Key"])}
     assert rows["learning_rate"] == {
         "Key": "learning_rate",
+        **dict.fromkeys(SELECTIONS["several"], "absent"),
         STEADY: "0.01",
         trainer.DIVERGED: "0.1",
-        foreign_logs.RLLIB: "absent",
     }
+    assert {run: rows["(any)"][run] for run in (STEADY, foreign_logs.SB3)} == {STEADY: "yes", foreign_logs.SB3: "no"}
     assert rows["gamma"][foreign_logs.RLLIB] == "0.99"
     assert "seed" in rows, "a run without the key differs from those with it"
 

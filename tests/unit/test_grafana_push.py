@@ -37,7 +37,9 @@ class FakeGrafana:
 
             def reply(self, status: int, content: Any) -> None:
                 text = content if isinstance(content, str) else json.dumps(content)
-                self.send_response(status)
+                self.send_response(301 if fake.location else status)
+                if fake.location:
+                    self.send_header("Location", fake.location)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -51,6 +53,7 @@ class FakeGrafana:
         self.writes: list[str] = []
         self.provisioned: set[str] = set()
         self.may_write = True
+        self.location = ""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -194,7 +197,6 @@ def test_the_token_may_come_from_the_environment(fake: FakeGrafana) -> None:
     """A token need not stand in the list of processes."""
     done = CliRunner().invoke(grafana, ["push", "--url", fake.url], env={"GRAFANA_TOKEN": TOKEN})
     assert done.exit_code == 0
-    assert isinstance(run("--url", fake.url, "--token", "").exception, ServerError)
     assert run("--url", fake.url).exit_code == click.UsageError.exit_code
 
 
@@ -212,6 +214,26 @@ def test_a_refusal_is_told_as_it_is(fake: FakeGrafana, breaks: Any, words: list[
     with pytest.raises(ServerError) as refused:
         outcomes(fake)
     assert [word for word in words if word not in str(refused.value)] == []
+
+
+def test_a_redirection_is_told(fake: FakeGrafana) -> None:
+    """A proxy's redirection, which would make a GET of a POST, is not followed but told."""
+    fake.location = "https://grafana.example.com/api/health"
+    with pytest.raises(ServerError, match=r"api/health is sent on to https://grafana.example.com/api/health: give"):
+        Grafana(fake.url, TOKEN)
+
+
+def test_a_token_may_end_with_its_file(fake: FakeGrafana) -> None:
+    """The end of line of a file with a token is no part of it."""
+    assert len(list(push(Grafana(fake.url, f"{TOKEN}\n"), "", dry_run=True))) == len(shipped_dashboards())
+
+
+@pytest.mark.parametrize("token", ["", " ", "glsa_\u20ac", "glsa_a b"])
+def test_what_is_no_token_is_told_without_it(fake: FakeGrafana, token: str) -> None:
+    """A token that no header can hold is a wrong setting, and is not repeated."""
+    with pytest.raises(ConfigError, match="^--token must be letters, digits and signs of ASCII") as refused:
+        Grafana(fake.url, token)
+    assert "glsa" not in str(refused.value)
 
 
 def test_a_wrong_token_is_told(fake: FakeGrafana) -> None:
@@ -234,6 +256,13 @@ def test_nothing_answers(fake: FakeGrafana) -> None:
     fake.close()
     with pytest.raises(ServerError, match=f"Grafana at {fake.url} cannot be reached"):
         Grafana(fake.url, TOKEN)
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    """It would take the token's place, and be in every line that is printed."""
+    with pytest.raises(ConfigError, match=r"'https://\.\.\.@grafana' must be .* without a user or password") as refused:
+        Grafana("https://admin:secret@grafana", TOKEN)
+    assert "secret" not in str(refused.value)
 
 
 def test_an_address_is_a_url() -> None:

@@ -84,8 +84,18 @@ def _add(result: dashboard.Dashboard, section: Section, numbers: Iterator[int]) 
 
 def _links() -> dashboard.DashboardLink:
     """The other dashboards, with the runs and the time that are chosen."""
-    link = dashboard.DashboardLink("Telemetry").type(model.DashboardLinkType.DASHBOARDS).tags([_TAG])
-    return link.include_vars(True).keep_time(True)
+    return (
+        _LinkRow("Telemetry").type(model.DashboardLinkType.DASHBOARDS).tags([_TAG]).include_vars(True).keep_time(True)
+    )
+
+
+class _LinkRow(dashboard.DashboardLink):
+    """Links above the panels; the library puts them into a menu, and its setter knows no other place."""
+
+    def build(self) -> model.DashboardLink:
+        link = super().build()
+        link.placement = None  # type: ignore[assignment]  # it may be absent
+        return link
 
 
 def _datasource_variable() -> dashboard.DatasourceVariable:

@@ -82,7 +82,7 @@ def _by_elapsed(labels: Sequence[str]) -> trend.Panel:
 
 
 def _by_step(labels: Sequence[str]) -> trend.Panel:
-    x = f"{_present(labels)} * on (run_id) group_left () {promql.last_step()}"
+    x = f"{_present(labels)} * on (run_id) group_left () ({promql.kept_step()})"
     return _chosen_metric("$metric by step", x, labels, _STEP)
 
 
@@ -118,10 +118,10 @@ def _curve(expression: str, labels: Sequence[str], suffix: str = "") -> str:
 
 def _multiple(metric: Metric, catalog: Catalog) -> trend.Panel:
     """A metric of the catalog by step, not smoothed."""
-    x = promql.last_step()
+    x = promql.kept_step()
     if metric.labels:
         logged = f"last_over_time({promql.of_runs(metric.sample_name, promql.MAIN_RANK)}[$__interval])"
-        x = f"group by ({', '.join(('run_id', *metric.labels))}) ({logged}) * on (run_id) group_left () {x}"
+        x = f"group by ({', '.join(('run_id', *metric.labels))}) ({logged}) * on (run_id) group_left () ({x})"
     y = promql.mean(metric.sample_name, metric.labels)
     line = (_curve(x, metric.labels), _curve(y, metric.labels))
     panel = described(over_number(title(metric), [line], *_STEP, unit=unit(metric)), metric, catalog)
@@ -147,11 +147,11 @@ def _bests() -> table.Panel:
 def _differences() -> table.Panel:
     """Keys whose value is not the same in all of the runs, or that some do not have."""
     configs = f"max by (run_id, key, value) ({promql.of_runs('run_config_info', promql.MAIN_RANK)})"
-    runs = f"count(count by (run_id) ({configs}))"
-    alike = f"count by (key, value) ({configs}) < on () group_left () {runs}"
+    runs = f"group by (run_id) ({promql.of_runs('run_info', promql.MAIN_RANK)})"
+    alike = f"count by (key, value) ({configs}) < on () group_left () count({runs})"
     panel = listing(
         "Configuration: what differs",
-        [Column("", f"{configs} and on (key) ({alike})")],
+        [Column("", f"{configs} and on (key) ({alike}) or ({_any(configs, runs)})")],
         {"key": "Key", "run_id": "run_id", "value": "value"},
         "Choose two runs or more. Of these, no configuration differs.",
     ).description("Only keys that are not the same in all of the chosen runs; one column per run.")
@@ -162,6 +162,14 @@ def _differences() -> table.Panel:
         match=model.SpecialValueMatch.NULL, result=model.ValueMappingResult(text="absent", color=COLOURS["neutral"])
     )
     return panel.with_transformation(matrix).mappings([model.SpecialValueMap(options=absent)])
+
+
+def _any(configs: str, runs: str) -> str:
+    """A row that says which runs have a configuration, where only some do: one without has its column there."""
+    with_any, without = f"{runs} and on (run_id) {configs}", f"{runs} unless on (run_id) {configs}"
+    yes = f'label_replace({with_any} and on () ({without}), "value", "yes", "", "")'
+    no = f'label_replace({without} and on () ({with_any}), "value", "no", "", "")'
+    return f'label_replace({yes} or {no}, "key", "(any)", "", "")'
 
 
 def _checkpoints() -> dashboard.AnnotationQuery:

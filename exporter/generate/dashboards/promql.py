@@ -15,6 +15,7 @@ __all__ = [
     "CHOSEN",
     "MAIN_RANK",
     "highest",
+    "kept_step",
     "last_step",
     "lowest",
     "mean",
@@ -56,6 +57,16 @@ def lowest(name: str, labels: Sequence[str] = ()) -> str:
 def last_step() -> str:
     """The position on the step axis at the end of a pixel."""
     return f"{_each('max')} (last_over_time({of_runs('training_step', MAIN_RANK)}{_PIXEL}))"
+
+
+def kept_step() -> str:
+    """The position on the step axis, of the pixels that no later one takes back.
+
+    A run that was resumed from a checkpoint counts again from there; what it did beyond that is dropped, but for the
+    pixel in which it went on. The later pixels lie in a window that is moved into the future by its length.
+    """
+    step = last_step()
+    return f"{step} unless {step} > on (run_id) min_over_time(({step})[$__range:$__interval] offset -$__range)"
 
 
 def started() -> str:

@@ -14,6 +14,8 @@ from exporter.generate.dashboards.sdk import dashboard, timeseries
 __all__ = ["rl_health"]
 
 _EARLY_SECONDS = 600
+_LOOK_BACK = "1d"
+"""How old a run may be whose early level is still drawn; the range of the dashboard may be much shorter."""
 
 
 def rl_health(catalog: Catalog) -> dashboard.Dashboard:
@@ -45,7 +47,7 @@ def _entropy(catalog: Catalog) -> timeseries.Panel:
     metric = catalog.metrics["rl_entropy"]
     entropy = promql.mean(metric.name)
     first = f"{entropy} and on (run_id) time() - {promql.started()} < {_EARLY_SECONDS}"
-    early = f"quantile_over_time(0.5, ({first})[$__range:$__interval]) and {entropy}"
+    early = f"quantile_over_time(0.5, ({first})[{_LOOK_BACK}:1m]) and {entropy}"
     panel = run_panel(metric, catalog).title("Entropy, and its level in the first ten minutes")
     panel.with_target(query(Line("early", early, legend((), "early"))))
     return panel.override_by_query("early", DASHED)

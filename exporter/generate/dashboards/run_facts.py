@@ -13,10 +13,11 @@ __all__ = [
     "STATUSES",
     "attempts",
     "duration",
-    "elapsed",
+    "end",
     "firing",
     "headline",
     "identity",
+    "seconds_per_step",
     "start",
     "status",
     "step",
@@ -27,8 +28,14 @@ STATUSES = ("running", "stalled", "finished", "failed", "crashed")
 """Numbered from 1; 0 stands for a run that was going on when it was seen last, and is not seen now."""
 
 _GOING_ON = 2
-_TARGETS = "max_steps|total_steps|train_steps|num_steps|num_training_steps|total_timesteps|max_iters"
-"""Configuration keys under which trainers name the number of steps that a run is going to take."""
+_PACE = "1h"
+_TARGETS = (
+    "(.*[._/])?(max_steps|max_train_steps|num_train_steps|num_training_steps|total_training_steps|total_steps|train_steps"
+    "|total_timesteps|max_iters)"
+)
+"""Configuration keys under which trainers name the number of steps that a run is going to take, in any section..."""
+_NO_TARGETS = "(?i).*(eval|valid|test|warm|decay).*"
+"""... that is about training."""
 
 
 def identity(labels: Sequence[str]) -> str:
@@ -51,20 +58,25 @@ def start() -> str:
 
 def duration() -> str:
     """Seconds until now, where a run is going on; else until it ended or made its last step."""
+    return f"({end()}) - on (run_id) {start()}"
+
+
+def end() -> str:
+    """When a run ended or made its last step; now, where it is going on."""
     now = f"max by (run_id) ({_has_status('running')} == 1) * time()"
     ends = ("run_end_timestamp_seconds", "run_last_step_timestamp_seconds")
-    until = " or on (run_id) ".join([now, *(f"max by (run_id) ({_seen(_main(name))})" for name in ends)])
-    return f"({until}) - on (run_id) {start()}"
+    return " or on (run_id) ".join([now, *(f"max by (run_id) ({_seen(_main(name))})" for name in ends)])
 
 
-def elapsed() -> str:
-    """Seconds since the start of a run that is going on."""
-    return f"time() - ({start()} and on (run_id) {_has_status('running')} == 1)"
+def seconds_per_step() -> str:
+    """Of a run that is going on, by its last hour: what it did before, and how long it stood still, says nothing."""
+    pace = f"max by (run_id) (deriv({_main('training_step')}[{_PACE}]))"
+    return f"1 / ({pace} > 0 and on (run_id) {_has_status('running')} == 1)"
 
 
 def step() -> str:
     """The last step."""
-    return f"max by (run_id) (last_over_time({_main('training_step')}[$__range]))"
+    return f"max by (run_id) ({_seen(_main('run_last_step'))})"
 
 
 def attempts() -> str:
@@ -74,7 +86,7 @@ def attempts() -> str:
 
 def target() -> str:
     """1, with the number of steps that the run is going to take as label ``value``."""
-    configured = _main("run_config_info", f'key=~"{_TARGETS}"', 'value=~"[1-9][0-9]*"')
+    configured = _main("run_config_info", f'key=~"{_TARGETS}"', f'key!~"{_NO_TARGETS}"', 'value=~"[1-9][0-9]*"')
     return f"topk by (run_id) (1, group by (run_id, value) ({configured}))"
 
 
@@ -86,7 +98,8 @@ def headline(series: str, metrics: Sequence[str], *labels: str) -> str:
 
 def firing() -> str:
     """The alerts that are firing for the chosen runs."""
-    return 'ALERTS{alertstate="firing", run_id=~`${run:regex}`, run_id!=""}'
+    alerts = 'ALERTS{alertstate="firing", run_id=~`${run:regex}`, run_id!=""}'
+    return f"{alerts} and on (run_id) ({_seen(_main('run_info'))})"
 
 
 def _main(name: str, *matchers: str) -> str:

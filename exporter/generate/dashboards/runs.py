@@ -25,7 +25,8 @@ _ORDER = (
 )
 _WIDTHS = {"Base model": 105, "Framework": 95, "Started": 150, "Headline": 135}
 """In pixels; the other columns share what is left."""
-_HELPERS = ("Target", "Elapsed", "Total")
+_HELPERS = ("Target", "Left", "Seconds per step")
+_UNSEEN = {"viz": True, "legend": False, "tooltip": False}
 _STATUS_COLOURS = ("neutral", "good", "warning", "healthy", "critical", "critical")
 _CHECKS = {
     "0": ("OK", "healthy"),
@@ -33,7 +34,11 @@ _CHECKS = {
     "2": ("CRITICAL", "critical"),
     "3": ("UNKNOWN", "neutral"),
 }
-_OPEN = f"/d/{COMPARE}?${{__url_time_range}}&var-datasource=${{datasource}}&var-run=${{__value.raw}}"
+_OPEN = (
+    f"/d/{COMPARE}?from=${{__data.fields.Started.numeric}}&to=${{__data.fields.Ended.numeric}}"
+    "&var-datasource=${datasource}&var-run=${__value.raw}"
+)
+"""The run in its own time, which the range of this dashboard need not be."""
 
 
 def runs(catalog: Catalog) -> dashboard.Dashboard:
@@ -53,12 +58,13 @@ def _runs(catalog: Catalog) -> table.Panel:
     columns = [
         Column("", run_facts.identity(list(_LABELS))),
         Column("Status", run_facts.status(), {**coloured(statuses, "color-background"), "custom__align": "center"}),
-        Column("Started", f"{run_facts.start()} * 1000", {"unit": "dateTimeAsIso"}),
+        Column("Started", f"floor({run_facts.start()} * 1000)", {"unit": "dateTimeAsIso"}),
+        Column("Ended", f"ceil(({run_facts.end()}) * 1000)", {"custom__hideFrom": _UNSEEN}),
         Column("Duration", run_facts.duration(), {"unit": "dthms"}),
         Column("Step", run_facts.step(), {"unit": "none"}),
         Column("Attempts", run_facts.attempts()),
         Column("", run_facts.target()),
-        Column("Elapsed", run_facts.elapsed()),
+        Column("Seconds per step", run_facts.seconds_per_step()),
         Column("Last", run_facts.headline("run_last_value", headlines, "metric")),
         Column("Best", run_facts.headline("run_best_value", headlines)),
         Column("At step", run_facts.headline("run_best_step", headlines)),
@@ -76,7 +82,7 @@ def _runs(catalog: Catalog) -> table.Panel:
 def _with_progress(panel: table.Panel) -> table.Panel:
     """Progress and time left of the runs that say how many steps they are going to take.
 
-    What is missing counts as 0 in Grafana's divisions, so results that mean nothing are not shown.
+    What is missing counts as 0 in Grafana's calculations, so results that mean nothing are not shown.
     """
     panel.override_by_name("Progress", override(unit="percentunit", mappings=_without(1.5, None)))
     panel.override_by_name("ETA", override(unit="dthms", mappings=_without(None, 0)))
@@ -86,8 +92,8 @@ def _with_progress(panel: table.Panel) -> table.Panel:
             "convertFieldType", fields={}, conversions=[{"targetField": "Target", "destinationType": "number"}]
         ),
         _calculation("Progress", "Step", "/", "Target"),
-        _calculation("Total", "Elapsed", "/", "Progress"),
-        _calculation("ETA", "Total", "-", "Elapsed"),
+        _calculation("Left", "Target", "-", "Step"),
+        _calculation("ETA", "Left", "*", "Seconds per step"),
         transformation("organize", excludeByName=dict.fromkeys(_HELPERS, True), indexByName=order, renameByName={}),
         transformation("sortBy", fields={}, sort=[{"field": "Started", "desc": True}]),
     ):
