@@ -231,7 +231,7 @@ def test_a_token_may_end_with_its_file(fake: FakeGrafana) -> None:
 @pytest.mark.parametrize("token", ["", " ", "glsa_\u20ac", "glsa_a b"])
 def test_what_is_no_token_is_told_without_it(fake: FakeGrafana, token: str) -> None:
     """A token that no header can hold is a wrong setting, and is not repeated."""
-    with pytest.raises(ConfigError, match="^--token must be letters, digits and signs of ASCII") as refused:
+    with pytest.raises(ConfigError, match=r"^--token must be letters, digits and signs of ASCII") as refused:
         Grafana(fake.url, token)
     assert "glsa" not in str(refused.value)
 
