@@ -35,7 +35,8 @@ def rl_health(catalog: Catalog) -> dashboard.Dashboard:
             panel_rows(
                 catalog,
                 ("rl_response_length_tokens", "rl_response_truncated_ratio", "rl_reward_zero_std_ratio"),
-                ("rl_sequence_kl_divergence", "rl_sequence_entropy", "rl_inference_probability_error"),
+                ("rl_importance_ratio", "rl_inference_probability_error"),
+                ("rl_sequence_kl_divergence", "rl_sequence_entropy"),
             ),
         ),
     ]
