@@ -1,4 +1,4 @@
-"""What happened to a run at a moment, as samples at that moment: events and checkpoints."""
+"""What happened to a run at a moment, as samples at that moment: events, checkpoints, and where it went on."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections.abc import Iterable
 from exporter.catalog import Catalog
 from exporter.exposition.run_state import RunState
 from exporter.journal import Stamped
-from exporter.records import ALERT_TYPES, Checkpoint, Event, Labels, Sample
+from exporter.records import ALERT_TYPES, Checkpoint, Event, Labels, Sample, Step
 
 __all__ = ["is_mark", "mark_samples"]
 
 
-def is_mark(stamped: Stamped, until_ms: int) -> bool:
-    """Whether a record is a mark, of a time that is not still to come."""
-    return isinstance(stamped.record, (Event, Checkpoint)) and stamped.ms <= until_ms
+def is_mark(stamped: Stamped, state: RunState, until_ms: int) -> bool:
+    """Whether a record that a state has taken in is a mark, of a time that is not still to come."""
+    is_first_step = state.first_steps_ms.get(stamped.attempt) == stamped.ms
+    return (is_first_step or isinstance(stamped.record, (Event, Checkpoint))) and stamped.ms <= until_ms
 
 
 def mark_samples(stamped: Iterable[Stamped], state: RunState, catalog: Catalog) -> list[Sample]:
-    """One sample for each event, under its title, and the step of each checkpoint; an event's text stays in the run.
+    """One sample for each event, under its title, the step of each checkpoint, and the first step of a later attempt.
 
-    In the order of time; of two in one millisecond the later one is shown.
+    An event's text stays in the run. In the order of time; of two in one millisecond the later one is shown.
     """
     labels = state.series.labels
-    samples: dict[tuple[int, Labels], Sample] = {}
+    samples: dict[tuple[int, str, Labels], Sample] = {}
     for item in stamped:
         record = item.record
         if isinstance(record, Event):
             named = (*labels, ("alert_type", _kind(record)), ("title", state.title(record)))
-            samples[item.ms, named] = Sample(catalog.family("run_event"), named, 1, time_ms=item.ms)
-        elif isinstance(record, Checkpoint):
-            family = catalog.family("run_checkpoint_step")
-            samples[item.ms, labels] = Sample(family, labels, record.step, time_ms=item.ms)
+            samples[item.ms, "run_event", named] = Sample(catalog.family("run_event"), named, 1, time_ms=item.ms)
+        elif isinstance(record, (Checkpoint, Step)):
+            family = catalog.family("run_checkpoint_step" if isinstance(record, Checkpoint) else "run_resume_step")
+            samples[item.ms, family.name, labels] = Sample(family, labels, record.step, time_ms=item.ms)
     return [samples[place] for place in sorted(samples)]
 
 

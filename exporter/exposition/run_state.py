@@ -84,6 +84,8 @@ class RunState:
         self.bests: dict[str, Best] = {}
         self.phase: Phase | None = None
         """The phase of the training step that began last."""
+        self.first_steps_ms: dict[int, int] = {}
+        """When each attempt after the first logged its first step."""
         self.checkpoint_path = ""
         """Where the last checkpoint is, as the run says it."""
         self.checks: dict[str, str] = {}
@@ -149,6 +151,8 @@ class RunState:
         self._recent_steps_ms.append(stamped.ms)
         if self.first_time is None:
             self.first_time = step.time
+        if stamped.attempt > 1:
+            self.first_steps_ms.setdefault(stamped.attempt, stamped.ms)
         metrics = step.metrics
         self.latest.update(metrics)
         schema = self._schema(stamped, tuple(metrics))

@@ -180,7 +180,7 @@ class Exporter:
             for piece in history.read(start, repeat_ms, limit, until_ms):
                 samples += add_steps(page, piece.records, history.series, self._catalog)
                 page.add(piece.totals)
-                marks += (item for item in piece.records if is_mark(item, until_ms))
+                marks += (item for item in piece.records if is_mark(item, state, until_ms))
                 end = max(end, piece.end)
             page.add(mark_samples(marks, state, self._catalog))
         is_news = end != start or now_ms - state.latest_ms < _COUNTERS_LINGER_MS

@@ -54,6 +54,18 @@ def test_titles_are_bounded(tmp_path: Path) -> None:
     assert len(page.points("run_event", title="(other)")) == 3
 
 
+def test_where_a_run_went_on_is_a_step_at_its_time(tmp_path: Path) -> None:
+    """The first step of each attempt after the first is a mark, whatever the page begins with; no other step is."""
+    journal = Journal(tmp_path).start().step(0, 1).step(9, 2)
+    exporter = Exporter(partial(find_journals, journal.path), tmp_path / "cursors.json", CATALOG)
+    exporter.scraper_page(Format.TEXT, "p").delivered()
+    journal.start(3).other("event", 4, title="e").step(5, 5).step(6, 6)
+    second = judge(exporter.scraper_page(Format.TEXT, "p").body, Format.TEXT)
+    journal.start(7).step(7, 8)
+    assert second.points("run_resume_step") == [(ms(journal, 5), 5)]
+    assert scrape(journal, tmp_path / "new").points("run_resume_step") == [(ms(journal, 5), 5), (ms(journal, 8), 7)]
+
+
 def test_a_checkpoint_is_its_step_at_its_time(tmp_path: Path) -> None:
     """Each checkpoint is a sample whose value is its step."""
     journal = (

@@ -42,7 +42,7 @@ class RunSummary:
                 begin = end
                 yield from self._tell({"running"})
         self._state.add(chunk._replace(records=chunk.records[begin:]))
-        yield from self._mark(item for item in chunk.records if is_mark(item, sys.maxsize))
+        yield from self._mark(item for item in chunk.records if is_mark(item, self._state, sys.maxsize))
 
     def end(self, statuses: set[str]) -> Iterator[Sample]:
         """The last ones; ``statuses`` are those of the run now."""

@@ -23,6 +23,7 @@ __all__ = [
     "on_gpus",
     "per_second",
     "quantile",
+    "sparse_quantile",
     "started",
 ]
 
@@ -63,10 +64,11 @@ def kept_step() -> str:
     """The position on the step axis, of the pixels that no later one takes back.
 
     A run that was resumed from a checkpoint counts again from there; what it did beyond that is dropped, but for the
-    pixel in which it went on. The later pixels lie in a window that is moved into the future by its length.
+    pixel in which it went on. Where it went on later lies in a window that is moved into the future by its length.
     """
     step = last_step()
-    return f"{step} unless {step} > on (run_id) min_over_time(({step})[$__range:$__interval] offset -$__range)"
+    resumed = f"{_each('min')} (min_over_time({of_runs('run_resume_step', MAIN_RANK)}[$__range] offset -$__range))"
+    return f"{step} unless {step} >= on (run_id) {resumed}"
 
 
 def started() -> str:
@@ -82,15 +84,26 @@ def per_second(name: str, labels: Sequence[str] = (), *matchers: str) -> str:
 def quantile(metric: Metric, share: float, labels: Sequence[str] = ()) -> str:
     """A quantile of a histogram, over all ranks of a run unless ``rank`` is among the labels.
 
+    The comparison drops the NaN of a window without observations.
+    """
+    rates = f"rate({of_runs(f'{metric.name}_bucket')}[$__rate_interval])"
+    return f"histogram_quantile({share}, {_each('sum', ('le', *labels))} ({rates})) >= 0"
+
+
+def sparse_quantile(metric: Metric, share: float, labels: Sequence[str] = ()) -> str:
+    """The same where :func:`quantile` has nothing: a query of its own, because each reads all the buckets.
+
     A histogram has the time of its last observation, so one that is observed once a minute has no rate over a short
     window. It is then drawn over the long one, by the minute, as every scrape of it would be many; and that must not go
-    on behind the run's end. The comparison drops the NaN of a window without observations.
+    on behind the run's end.
     """
-    buckets = of_runs(f"{metric.name}_bucket")
-    running = 'on (run_id) (run_status{status="running"} == 1)'
-    recent = f"{_each('sum', ('le', *labels))} (rate({buckets}[$__rate_interval]))"
-    sparse = f"{_each('sum', ('le', *labels))} (rate({buckets}[{metric.sparse_window}:1m]))"
-    return f"histogram_quantile({share}, {recent}) >= 0 or histogram_quantile({share}, {sparse}) and {running}"
+    rates = f"rate({of_runs(f'{metric.name}_bucket')}[{metric.sparse_window}:1m])"
+    keys = ", ".join(("run_id", *labels))
+    often = f"{_each('max', labels)} (count_over_time({of_runs(f'{metric.name}_sum')}[$__rate_interval])) >= 2"
+    return (
+        f"histogram_quantile({share}, {_each('sum', ('le', *labels))} ({rates}))"
+        f' and on (run_id) (run_status{{status="running"}} == 1) unless on ({keys}) ({often})'
+    )
 
 
 def on_gpus(value: str, keys: Sequence[str], labels: Sequence[str] = ()) -> str:

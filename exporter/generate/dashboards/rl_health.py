@@ -48,7 +48,7 @@ def _entropy(catalog: Catalog) -> timeseries.Panel:
     metric = catalog.metrics["rl_entropy"]
     entropy = promql.mean(metric.name)
     first = f"{entropy} and on (run_id) time() - {promql.started()} < {_EARLY_SECONDS}"
-    early = f"quantile_over_time(0.5, ({first})[{_LOOK_BACK}:1m]) and {entropy}"
+    early = f"quantile_over_time(0.5, ({first})[{_LOOK_BACK}:2m]) and {entropy}"
     panel = run_panel(metric, catalog).title("Entropy, and its level in the first ten minutes")
     panel.with_target(query(Line("early", early, legend((), "early"))))
     return panel.override_by_query("early", DASHED)

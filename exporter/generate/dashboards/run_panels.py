@@ -30,10 +30,11 @@ def run_panel(metric: Metric, catalog: Catalog) -> timeseries.Panel:
 
 
 def quantile_lines(metric: Metric) -> list[Line]:
-    """Median and 99th percentile of a histogram."""
+    """Median and 99th percentile of a histogram, also where it is rarely observed."""
     return [
-        Line(name, promql.quantile(metric, share, metric.labels), legend(metric.labels, name))
+        Line(f"{name}{suffix}", query(metric, share, metric.labels), legend(metric.labels, name))
         for name, share in (("p50", 0.5), ("p99", 0.99))
+        for suffix, query in (("", promql.quantile), ("sparse", promql.sparse_quantile))
     ]
 
 
@@ -60,4 +61,4 @@ def _counter(metric: Metric) -> timeseries.Panel:
 
 def _histogram(metric: Metric) -> timeseries.Panel:
     panel = graph(f"{title(metric)} (p50, p99)", quantile_lines(metric), unit(metric), RATE)
-    return panel.override_by_query("p99", DASHED)
+    return panel.override_by_query("p99", DASHED).override_by_query("p99sparse", DASHED)
