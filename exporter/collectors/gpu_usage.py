@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from exporter.collectors.nvml import GpuLostError, Handle, NoDriverError, Nvml, known
+from exporter.collectors.nvml import DriverError, GpuLostError, Handle, NoDriverError, Nvml, known
 
 __all__ = ["GpuUsage"]
 
@@ -56,7 +56,8 @@ class GpuUsage:
             self._is_over = True
         except Exception as error:  # noqa: BLE001 - whatever a driver or another version of pynvml does
             self._is_over = True
-            self._report(f"system metrics go on without GPUs: {error!r:.200}")
+            reason = error if isinstance(error, DriverError) else repr(error)
+            self._report(f"system metrics go on without GPUs: {reason}")
             self._end_session()
 
     def _begin_session(self) -> Nvml:

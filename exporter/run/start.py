@@ -62,6 +62,7 @@ def start_run(
     Raises:
         ConfigError: a setting is unknown or not usable.
         RunError: the journal cannot be written, or another process writes it.
+        ServerError: a port was asked for, and none at all can be had.
     """
     arguments = {
         "run_id": run_id,
@@ -94,6 +95,7 @@ def start_resolved(settings: Settings, pid: int, on_alert: OnAlert | None = None
 
     Raises:
         RunError: the journal cannot be written, or another process writes it.
+        ServerError: a port was asked for, and none at all can be had.
     """
     rank = detect_rank(os.environ, sys.modules)
     if settings.ranks == "all":
