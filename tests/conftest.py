@@ -26,7 +26,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("telemetry")
 
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
+_RANK_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"),
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def load_psutil() -> ModuleType:
     """
     try:
         import psutil
-    except ImportError as error:
+    except Exception as error:  # another version of a library that it loads raises anything
         raise MissingDependencyError(f"psutil cannot be imported ({error}); pip install psutil") from error
     return psutil
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["DriverError", "GpuLostError", "Handle", "Nvml", "known"]
+__all__ = ["DriverError", "GpuLostError", "Handle", "NoDriverError", "Nvml", "known"]
 
 Handle = Any
 """A device, an event set or a GPM sample; it does not outlive the session."""
@@ -31,6 +31,10 @@ _UNION_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal"
 
 class DriverError(Exception):
     """There is no driver, or it was reset or replaced since the session began."""
+
+
+class NoDriverError(DriverError):
+    """There was none when a session was to begin."""
 
 
 class GpuLostError(Exception):
@@ -56,15 +60,18 @@ class Nvml:
         """
         try:
             import pynvml  # type: ignore[import-untyped]
+
+            self._library: Any = pynvml
+            self._session_over = {self.constant(f"NVML_ERROR_{name}") for name in _SESSION_OVER}
+            self._gpu_lost = {self.constant(f"NVML_ERROR_{name}") for name in _GPU_LOST}
+            self.constant("nvmlMemory_v2")  # the newest that everybody needs
+            self._begin()
         except ImportError as error:
-            raise DriverError("the package nvidia-ml-py is not installed") from error
-        self._library: Any = pynvml
-        self._session_over = {self.constant(f"NVML_ERROR_{name}") for name in _SESSION_OVER}
-        self._gpu_lost = {self.constant(f"NVML_ERROR_{name}") for name in _GPU_LOST}
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise DriverError(str(error)) from error
+            raise NoDriverError("the package nvidia-ml-py is not installed") from error
+        except DriverError:
+            raise
+        except Exception as error:  # an old version, or another package of that name
+            raise DriverError(f"pynvml cannot be used ({error!r:.200}); pip install -U nvidia-ml-py") from error
 
     def close(self) -> None:
         """Shut the library down; a driver that is gone has done so itself."""
@@ -113,6 +120,12 @@ class Nvml:
     def address(device: Handle) -> int:
         """Where a handle points to: two handles are the same device where they point to the same place."""
         return ctypes.cast(device, ctypes.c_void_p).value or 0
+
+    def _begin(self) -> None:
+        try:
+            self._library.nvmlInit()
+        except self._library.NVMLError as error:
+            raise NoDriverError(str(error)) from error
 
     def _call(self, function: str, *arguments: Any) -> Any:
         call = getattr(self._library, function, None)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from exporter.encoding import encode_line
 from exporter.errors import RunError
+from exporter.forks import tell_in_child
 
 try:
     import fcntl
@@ -61,6 +62,7 @@ class JournalWriter:
         self._reason = "closed"
         self._appended = 0
         self._unreported: Counter[str] = Counter()
+        tell_in_child(self)
 
     def open(self) -> None:
         """Open the journal and write the header.
@@ -100,10 +102,26 @@ class JournalWriter:
         self._closed = True
         self._reason = "closed"
 
+    def after_fork_in_child(self) -> None:
+        """Open the journal anew: the inherited descriptor would keep its lock for as long as the child lives."""
+        if self._fd == _DETACHED:
+            return
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                if os.path.sameopenfile(fd, self._fd):
+                    os.dup2(fd, self._fd, inheritable=False)
+                    return
+            finally:
+                os.close(fd)
+        except OSError:
+            pass
+        self._release()
+
     def _check(self, now: float) -> None:
         """Once a second, and after a failure: is the file at our path still the one we write?
 
-        A forked child writes to the file that it inherited, for as long as that works.
+        A forked child writes to the file of its parent, for as long as that works.
         """
         self._checked_at, self._check_at = now, now + _CHECK_SECONDS
         if self._closed or os.getpid() != self._owner:
@@ -134,7 +152,7 @@ class JournalWriter:
         try:
             _lock(fd)
             self._begin(fd, now)
-        except OSError:
+        except BaseException:
             os.close(fd)
             raise
         self._fd = fd
@@ -164,7 +182,7 @@ class JournalWriter:
         self._check_at = min(self._check_at, now + _RETRY_SECONDS)
 
     def _release(self) -> None:
-        """Close the file; unlock it first, because a forked child may hold it open for longer."""
+        """Close the file; unlock it first, because a child that was forked past Python may hold it open for longer."""
         fd, self._fd = self._fd, _DETACHED
         if fd == _DETACHED:
             return

@@ -1,4 +1,4 @@
-"""Which process of a distributed run this is: as torch.distributed or Ray Train say, else torchrun, Slurm or MPI."""
+"""Which process of a distributed run this is: as torch.distributed or Ray Train say, else torchrun, MPI or Slurm."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Any, NamedTuple
 
 __all__ = ["Rank", "detect_rank"]
 
-_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
-_WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("LOCAL_RANK", "WORLD_SIZE"),
+)
+"""Rank and world size as torchrun, Open MPI, other MPIs and Slurm tell them.
+
+Slurm comes after MPI: all that mpirun starts inherits the batch step's SLURM_PROCID, which is 0.
+"""
 
 
 class Rank(NamedTuple):
@@ -20,7 +29,7 @@ class Rank(NamedTuple):
 
 
 def detect_rank(environ: Mapping[str, str], modules: Mapping[str, Any]) -> Rank:
-    """What an imported library knows; else the global rank of the variables, else the local one, else 0 of 1.
+    """What an imported library knows; else the first launcher that told a rank, else 0 of 1.
 
     ``modules`` are those that the training has imported; nothing is imported to find out.
     """
@@ -28,7 +37,11 @@ def detect_rank(environ: Mapping[str, str], modules: Mapping[str, Any]) -> Rank:
         with contextlib.suppress(Exception):  # another version of the library, or no worker of it
             if name in modules and (rank := ask(modules[name])):
                 return rank
-    return Rank(_first_number(environ, _RANK_VARIABLES, 0), _first_number(environ, _WORLD_SIZE_VARIABLES, 1))
+    for rank_variable, world_size_variable in _LAUNCHERS:
+        number = _number(environ, rank_variable)
+        if number is not None:
+            return Rank(number, _number(environ, world_size_variable) or 1)
+    return Rank(0, 1)
 
 
 def _of_torch(distributed: Any) -> Rank | None:
@@ -47,5 +60,6 @@ def _numbers(rank: Callable[[], Any], world_size: Callable[[], Any]) -> Rank | N
     return Rank(*numbers) if all(type(number) is int and number >= 0 for number in numbers) else None
 
 
-def _first_number(environ: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
-    return next((int(environ[name]) for name in names if environ.get(name, "").isdecimal()), default)
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name, "")
+    return int(text) if text.isdecimal() else None

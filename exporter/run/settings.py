@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import secrets
 import time
@@ -23,7 +24,10 @@ _FILE_VARIABLE = "TELEMETRY_SETTINGS"
 _MAX_TAGS = 10
 _MAX_TEXT = 256
 _MAX_LABEL = 64
-_LONG_TEXTS = ("directory", "system_metrics", "grafana_url")
+_PATHS = {
+    "directory": "the path of a folder, such as 'runs'",
+    "system_metrics": "'AUTO' or the path of a file; leave it out for none",
+}
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,17 @@ class Settings:
 _FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
 
-def resolve_settings(arguments: Mapping[str, Any], environ: Mapping[str, str], file: str | Path | None) -> Settings:
+def resolve_settings(
+    arguments: Mapping[str, Any], environ: Mapping[str, str], file: str | os.PathLike[str] | None
+) -> Settings:
     """Merge the sources and check the result; an argument that is None counts as not given.
 
     Raises:
         ConfigError: a setting is unknown or not usable; the message names it.
     """
     path = file or environ.get(_FILE_VARIABLE)
+    if path and not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"settings={path!r:.80} must be the path of a YAML file")
     merged = {
         **(_from_file(Path(path)) if path else {}),
         **_from_environ(environ),
@@ -134,10 +142,16 @@ def _parse(variable: str, name: str, text: str) -> Any:
 
 
 def _check_texts(settings: Settings) -> None:
-    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "ranks", *_LONG_TEXTS):
+    for name in ("run_id", "user_id", "recipe", "base_model", "framework", "ranks", "grafana_url"):
         value = getattr(settings, name)
-        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name not in _LONG_TEXTS):
+        if not isinstance(value, str) or (len(value) > _MAX_TEXT and name != "grafana_url"):
             raise ConfigError(f"{name}={value!r:.80} must be a text of at most {_MAX_TEXT} characters")
+    for name, what in _PATHS.items():
+        value = getattr(settings, name)
+        if not isinstance(value, str) or "\0" in value:
+            raise ConfigError(f"{name}={value!r:.80} must be {what}")
+    if settings.system_metrics and not Path(settings.system_metrics).name:
+        raise ConfigError(f"system_metrics={settings.system_metrics!r:.80} must be {_PATHS['system_metrics']}")
 
 
 def _check(settings: Settings) -> None:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from exporter._version import __version__
 from exporter.encoding import clean, encode_line
-from exporter.errors import ConfigError, RunError, ServerError
+from exporter.errors import ConfigError, MissingDependencyError, RunError, ServerError
 from exporter.journal import TARGETS_FOLDER, JournalWriter, find_journals, journal_name, read_chunks
 from exporter.monitoring_link import monitoring_link
 from exporter.records import Step
@@ -25,9 +25,6 @@ from exporter.run.ranks import Rank, detect_rank
 from exporter.run.run import Run
 from exporter.run.settings import Settings, resolve_settings
 from exporter.run.system_metrics import system_metrics_logger
-
-if TYPE_CHECKING:
-    from exporter.server import MetricsServer
 
 __all__ = ["start_resolved", "start_run"]
 
@@ -65,6 +62,7 @@ def start_run(
     Raises:
         ConfigError: a setting is unknown or not usable.
         RunError: the journal cannot be written, or another process writes it.
+        ServerError: a port was asked for, and none at all can be had.
     """
     arguments = {
         "run_id": run_id,
@@ -74,17 +72,22 @@ def start_run(
         "framework": framework,
         "config": config,
         "tags": tags,
-        "directory": None if directory is None else os.fspath(directory),
+        "directory": _plain(directory),
         "port": port,
         "ranks": ranks,
-        "system_metrics": None if system_metrics is None else os.fspath(system_metrics),
+        "system_metrics": _plain(system_metrics),
         "system_metrics_interval": system_metrics_interval,
         "grafana_url": grafana_url,
     }
     if on_alert is not None and not callable(on_alert):
         raise ConfigError(f"on_alert={on_alert!r:.80} must be a function that takes one exporter.RunAlert")
-    resolved = resolve_settings(arguments, os.environ, None if settings is None else os.fspath(settings))
+    resolved = resolve_settings(arguments, os.environ, settings)
     return start_resolved(resolved, os.getpid(), on_alert)
+
+
+def _plain(path: str | os.PathLike[str] | None) -> str | None:
+    """A path as text, and what is none as it is: the check of the settings says what is wrong with it."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 def start_resolved(settings: Settings, pid: int, on_alert: OnAlert | None = None) -> Run:
@@ -92,6 +95,7 @@ def start_resolved(settings: Settings, pid: int, on_alert: OnAlert | None = None
 
     Raises:
         RunError: the journal cannot be written, or another process writes it.
+        ServerError: a port was asked for, and none at all can be had.
     """
     rank = detect_rank(os.environ, sys.modules)
     if settings.ranks == "all":
@@ -116,19 +120,21 @@ def _open_run(settings: Settings, rank: Rank, pid: int, on_alert: OnAlert | None
     past = _past(path)
     writer = JournalWriter(path, _header(settings, rank, pid, past.attempts + 1))
     writer.open()
-    url, stops = None, contextlib.ExitStack()
-    if settings.port is not None and rank.rank == 0:
-        server, stop = _serve(settings, path)
-        url = server.url
-        stops.callback(stop)
-    logger = system_metrics_logger(settings, rank)
-    if logger:
-        logger.start()
-        stops.callback(logger.stop)
-    link = monitoring_link(settings.grafana_url, settings.run_id, past.started) if settings.grafana_url else None
-    make = Run if on_alert is None else _watched(on_alert)
-    run = make(settings.run_id, writer, past.next_step, stops.close, url, link)
-    close_at_exit(run)
+    ends = contextlib.ExitStack()
+    ends.callback(writer.close)
+    try:
+        url = _serve(settings, path, ends) if settings.port is not None and rank.rank == 0 else None
+        logger = system_metrics_logger(settings, rank)
+        if logger:
+            logger.start()
+            ends.callback(logger.stop)
+        link = monitoring_link(settings.grafana_url, settings.run_id, past.started) if settings.grafana_url else None
+        make = Run if on_alert is None else _watched(on_alert)
+        run = make(settings.run_id, writer, past.next_step, ends.close, url, link)
+        close_at_exit(run)
+    except BaseException:
+        ends.close()
+        raise
     return run
 
 
@@ -179,8 +185,14 @@ def _header(settings: Settings, rank: Rank, pid: int, attempt: int) -> bytes:
     return encode_line({"_type": "run_start", "time": time.time(), **clean(fields)})
 
 
-def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[], None]]:
-    """Serve this run from a daemon thread, and register for Prometheus' file discovery."""
+def _serve(settings: Settings, journal: Path, ends: contextlib.ExitStack) -> str | None:
+    """Serve this run from a daemon thread until the end, and register for Prometheus' file discovery.
+
+    Returns the address; None without psutil, which tells the pages who is alive: that is one line on stderr.
+
+    Raises:
+        ServerError: there is no port to be had.
+    """
     from exporter.catalog import default_catalog  # only runs with a server pay for it
     from exporter.collectors import host_collectors
     from exporter.server import Exporter, MetricsServer
@@ -188,23 +200,29 @@ def _serve(settings: Settings, journal: Path) -> tuple[MetricsServer, Callable[[
     catalog = default_catalog()
     folder = journal.parent
     exporter = Exporter(partial(find_journals, folder), folder / ".cursors.json", catalog)
-    for collector in host_collectors(catalog, folder, exporter.processes):
+    try:
+        collectors = host_collectors(catalog, folder, exporter.processes)
+    except MissingDependencyError as error:
+        print(f"telemetry: this run serves no pages: {error}", file=sys.stderr)
+        return None
+    for collector in collectors:
         exporter.add_collector(collector)
     try:
         server = MetricsServer(exporter, "127.0.0.1", settings.port or 0)
     except ServerError as error:
         server = MetricsServer(exporter, "127.0.0.1", 0)
         print(f"telemetry: {error} - serving on {server.url} instead", file=sys.stderr)
+    ends.callback(server.close)
     server.is_ready.set()
     target = Path(settings.directory) / TARGETS_FOLDER / f"{settings.run_id}.json"
+    ends.callback(_remove, target)
     _register(target, server.address)
+    return server.url
 
-    def stop() -> None:
-        with contextlib.suppress(OSError):
-            target.unlink(missing_ok=True)
-        server.close()
 
-    return server, stop
+def _remove(target: Path) -> None:
+    with contextlib.suppress(OSError):
+        target.unlink(missing_ok=True)
 
 
 def _register(target: Path, address: tuple[str, int]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.encoding import encode_line
-from exporter.errors import MissingDependencyError
 from exporter.run.ranks import Rank
 from exporter.run.settings import Settings
 
@@ -29,11 +28,14 @@ _STOP_SECONDS = 1.0
 class SystemMetricsLogger:
     """Appends a line to a file at once and then at an interval, from a thread of its own; nothing here raises.
 
-    Where psutil is missing, or the file cannot be written, that is said once on stderr.
+    Whatever keeps it from that, such as a missing psutil or a file that cannot be written, is said once on stderr.
     """
 
     def __init__(self, path: str | os.PathLike[str], interval: float = 60.0, pid: int | None = None) -> None:
-        """Watch a process, by default this one; ``interval`` is in seconds, at least 0.1."""
+        """Watch this process alone, or the one with a pid and all that descends from it.
+
+        ``interval`` is in seconds, at least 0.1.
+        """
         self._path = Path(path)
         self._interval = min(max(_LEAST_SECONDS, interval), threading.TIMEOUT_MAX)
         self._pid = pid
@@ -45,18 +47,19 @@ class SystemMetricsLogger:
         """Start to sample; nothing where it has been started already."""
         if self._thread is not None and self._thread.is_alive():
             return
-        from exporter.collectors.system import SystemSampler  # only those who ask for it pay for it
-
+        self._stop = threading.Event()
         try:
-            sampler = SystemSampler(self._pid)
-        except MissingDependencyError as error:
+            from exporter.collectors.system import SystemSampler  # only those who ask for it pay for it
+
+            sampler = SystemSampler(self._pid, self._say)
+            thread = threading.Thread(
+                target=self._run, args=(sampler, self._stop), name="telemetry-system-metrics", daemon=True
+            )
+            thread.start()
+        except Exception as error:  # noqa: BLE001 - telemetry never breaks training
             self._say(f"failed to start system metrics logger: {error}")
             return
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(sampler, self._stop), name="telemetry-system-metrics", daemon=True
-        )
-        self._thread.start()
+        self._thread = thread
         atexit.register(self.stop)
 
     def stop(self) -> None:
@@ -68,18 +71,20 @@ class SystemMetricsLogger:
 
     def _run(self, sampler: SystemSampler, stop: threading.Event) -> None:
         while True:
-            self._write(encode_line(sampler.sample()))
+            self._append_sample(sampler)
             if stop.wait(self._interval):
                 break
         sampler.close()
 
-    def _write(self, line: bytes) -> None:
+    def _append_sample(self, sampler: SystemSampler) -> None:
         try:
+            line = encode_line(sampler.sample())
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab", buffering=0) as file:
                 file.write(line)
-        except OSError as error:
-            self._say(f"system metrics cannot be written to {self._path}: {error.strerror or error}")
+        except Exception as error:  # noqa: BLE001 - the thread lives on whatever a library or a disk does
+            reason = getattr(error, "strerror", None) or error
+            self._say(f"system metrics cannot be written to {self._path}: {reason}")
 
     def _say(self, message: str) -> None:
         if message not in self._said:

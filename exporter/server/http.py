@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from exporter.errors import ConfigError, ServerError
 from exporter.exposition import Format
+from exporter.forks import tell_in_child
 from exporter.server.exporter import Exporter, Served
 
 __all__ = ["MetricsServer", "parse_address"]
@@ -47,6 +48,7 @@ class MetricsServer:
             ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="telemetry-server", daemon=True)
         self._thread.start()
+        tell_in_child(self)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -63,6 +65,10 @@ class MetricsServer:
     def close(self) -> None:
         """Stop listening; pages under way are given up."""
         self._server.shutdown()
+        self._server.server_close()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of the port: nobody would answer there once the parent has ended."""
         self._server.server_close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Mapping
@@ -80,21 +81,22 @@ def mig(gpu: int, place: int, instance: int, profile: str = "1g.10gb", **more: A
 class Scenario:
     """The scenario file, replaced whole at each change."""
 
+    _versions = itertools.count(1)  # the next test's file may have the inode of this one's
+
     def __init__(self, path: Path, lines: Mapping[str, Any]) -> None:
         self.path = path
         self.log = path.with_suffix(".log")
         self._lines: dict[str, Any] = {"log": self.log, **lines}
-        self._version = 0
         self.set({})
 
     def set(self, lines: Mapping[str, Any]) -> None:
         """Change lines; None removes one."""
         self._lines = {key: value for key, value in {**self._lines, **lines}.items() if value is not None}
-        self._version += 1
+        version = next(self._versions)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(f"{key} {value}\n" for key, value in self._lines.items()))
         # The library notices by the time of the change, and a file system may count that in coarse ticks.
-        os.utime(temporary, ns=(self._version, self._version))
+        os.utime(temporary, ns=(version, version))
         temporary.replace(self.path)
 
     def only(self, lines: Mapping[str, Any]) -> None:

@@ -84,15 +84,16 @@ def test_a_page_shows_machine_and_processes(tmp_path: Path, trainer: subprocess.
 
 
 def test_the_processes_of_a_supervised_command_are_the_run_s(tmp_path: Path) -> None:
-    """Under ``run`` the command and what it starts count, with supervisor and recorder; system metrics are its own."""
+    """Under ``run`` a shell and its trainer count: on pages with supervisor and recorder, in system metrics without."""
     script = "import os, sys; block = bytearray(300 << 20); print('up', flush=True); sys.stdin.readline()"
     options = {"TELEMETRY_SYSTEM_METRICS": "AUTO", "TELEMETRY_SYSTEM_METRICS_INTERVAL": "0.1"}
-    with supervised(tmp_path, python(script), env={**os.environ, **options}) as running:
+    command = ["sh", "-c", '"$@"; exit $?', "sh", *python(script)]
+    with supervised(tmp_path, command, env={**os.environ, **options}) as running:
         running.expect(b"up\n")
         file = tmp_path / "runs" / "r" / "system_metrics.jsonl"
         wait_until(lambda: file.exists() and _resident(file) > 300 << 20, 20, "the command's memory in the file")
         page = page_of(tmp_path / "runs")
-        assert page.value("run_processes", run_id="r", user_id="") == 3
+        assert page.value("run_processes", run_id="r", user_id="") == 4
         assert page.value("run_process_resident_memory_bytes", run_id="r", user_id="") > 300 << 20
         running.say("")
         assert running.end() == (0, b"", b"")
@@ -108,18 +109,13 @@ def _resident(file: Path) -> int:
     return int(json.loads(lines[-1])["process"]["memory_info"]["rss"]) if lines else 0
 
 
-BLOCK = """
-import sys
-sys.modules["psutil"] = None
-"""
-
-
+@pytest.mark.parametrize("module", ["raise ImportError('none')", "raise RuntimeError('another version')"])
 @pytest.mark.parametrize(
     "options", [["--system-metrics"], ["--system-metrics", "AUTO", "--system-metrics-interval", "1"]]
 )
-def test_a_command_runs_without_psutil(tmp_path: Path, options: list[str]) -> None:
+def test_a_command_runs_without_psutil(tmp_path: Path, module: str, options: list[str]) -> None:
     """Where psutil cannot be imported one line says so, and the command's output and exit code are its own."""
-    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    (tmp_path / "psutil.py").write_text(module)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "exporter", "run", "--run-id", "r", "--directory", "runs", *options, "--"]
     done = subprocess.run(

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -428,6 +429,36 @@ def test_a_forked_child_does_not_keep_the_journal_locked(writer, path, now):
         second = JournalWriter(path, HEADER)
         second.open()
         second.close()
+
+
+@fork_warning
+def test_a_forked_child_does_not_outlive_a_killed_parent_s_lock(writer, path, now):
+    """Where the parent ended without a word, as by SIGKILL, its journal is free although a child still lives."""
+    with forked_child():
+        os.close(writer._fd)
+        second = JournalWriter(path, HEADER)
+        second.open()
+        second.close()
+
+
+@fork_warning
+def test_a_forked_child_leaves_a_journal_alone_that_is_another_by_now(writer, path, now):
+    """A file that has taken the journal's place is not the child's to write, and nothing is raised."""
+    path.unlink()
+    path.write_bytes(b"")
+    with forked_child(lambda: writer.append(LINE, now)):
+        assert path.read_bytes() == b""
+
+
+@fork_warning
+def test_a_writer_that_is_gone_is_not_told_of_a_fork(path):
+    """Writers are not kept alive for the children that may come."""
+    writer = JournalWriter(path, HEADER)
+    gone = weakref.ref(writer)
+    del writer
+    assert gone() is None
+    with forked_child():
+        assert not path.exists()
 
 
 @fork_warning

@@ -187,7 +187,7 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path):
         ({"recipe": 5}, ["recipe=5 must be a text"]),
         ({"user_id": "u" * 257}, ["user_id='uuu", "at most 256"]),
         ({"base_model": b"m"}, ["base_model=b'm' must be a text"]),
-        ({"directory": b"x"}, ["directory=b'x' must be a text"]),
+        ({"directory": b"x"}, ["directory=b'x' must be the path of a folder, such as 'runs'"]),
         ({"ranks": 0}, ["ranks=0 must be a text"]),
         ({"port": -1}, ["port=-1"]),
         ({"port": 65536}, ["port=65536"]),

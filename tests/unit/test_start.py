@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import urllib.request
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from exporter.errors import ServerError
 from exporter.records import RunEnd, RunStart, Step
 from exporter.run import start as start_module
 from exporter.run.ranks import detect_rank
+from tests.support.servers import free_port
 
 
 @pytest.fixture
@@ -209,6 +212,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(start, monkeypatch):
         ({"OMPI_COMM_WORLD_RANK": "6", "OMPI_COMM_WORLD_SIZE": "8"}, (6, 8)),
         ({"PMI_RANK": "7", "PMI_SIZE": "9", "LOCAL_RANK": "1"}, (7, 9)),
         ({"LOCAL_RANK": "2"}, (2, 1)),
+        ({"LOCAL_RANK": "2", "WORLD_SIZE": "8"}, (2, 8)),
         ({"RANK": "", "SLURM_PROCID": "4"}, (4, 1)),
         ({"RANK": "-1", "WORLD_SIZE": "many"}, (0, 1)),
     ],
@@ -216,6 +220,29 @@ def test_a_folder_that_may_not_be_read_is_an_error(start, monkeypatch):
 def test_rank_detection(environ, expected):
     """The global rank counts where it is known, else the local one; what is no number is not set."""
     assert detect_rank(environ, {}) == expected
+
+
+MPIRUN_IN_A_BATCH_STEP = [
+    {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
+    {"PMI_RANK": "3", "PMI_SIZE": "4"},
+]
+
+
+@pytest.mark.parametrize("mpi", MPIRUN_IN_A_BATCH_STEP)
+def test_what_mpirun_starts_in_a_batch_step_has_ranks(mpi):
+    """All of it inherits the batch step's SLURM_PROCID=0, and the job's number of tasks may be another."""
+    assert detect_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", **mpi}, {}) == (3, 4)
+
+
+def test_srun_with_an_mpi_gives_both_and_they_agree():
+    """Where Slurm itself speaks PMI, a rank has both numbers, and whichever is taken is right."""
+    pmi = {"PMI_RANK": "5", "PMI_SIZE": "16"}
+    assert detect_rank({"SLURM_PROCID": "5", "SLURM_NTASKS": "16", **pmi}, {}) == (5, 16)
+
+
+def test_rank_and_world_size_are_one_launcher_s():
+    """The number of another launcher's tasks says nothing of this one's."""
+    assert detect_rank({"RANK": "1", "SLURM_NTASKS": "16", "OMPI_COMM_WORLD_SIZE": "4"}, {}) == (1, 1)
 
 
 def distributed(rank, world_size, *, is_initialized=True):
@@ -378,3 +405,53 @@ def test_a_server_that_cannot_be_is_an_error(start, monkeypatch):
     monkeypatch.setattr(exporter.server, "MetricsServer", refuse)
     with pytest.raises(ServerError, match="any port"):
         start(port=0)
+    assert start().is_open, "a start that failed leaves the journal to the next one"
+
+
+def test_a_start_that_fails_late_serves_nothing(start, runs, monkeypatch):
+    """Whatever fails once the server runs, it is stopped again, and the journal is free."""
+    addresses = []
+
+    def fail(*args):
+        addresses.extend(json.loads((runs / ".targets" / "r1.json").read_text())[0]["targets"])
+        raise RuntimeError("a mistake")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(start_module, "system_metrics_logger", fail)
+        with pytest.raises(RuntimeError, match="a mistake"):
+            start(port=0)
+    with pytest.raises(OSError, match="refused"):
+        get(f"http://{addresses[0]}")
+    assert not (runs / ".targets" / "r1.json").exists()
+    assert start().is_open
+
+
+KILLED = """
+import os, signal, sys
+from exporter import start_run
+run = start_run("r1", directory=sys.argv[1], port=int(sys.argv[2]))
+run.log({"a": 1})
+if os.fork() == 0:
+    run.log({"a": 2}, step=2)
+    print("forked", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_worker_of_a_killed_trainer_does_not_keep_its_run(start, runs, records):
+    """While a forked worker of a trainer that was killed lives on, the run is started again, on the same port."""
+    port = free_port()
+    command = [sys.executable, "-c", KILLED, str(runs), str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+        assert trainer.stdout.readline() == b"forked\n"
+        trainer.kill()
+        trainer.wait(30)
+        run = start(port=port)
+        assert run.url == f"http://127.0.0.1:{port}"
+        assert get(f"{run.url}/-/healthy") == "healthy\n"
+        run.log({"a": 3})
+        trainer.stdin.close()
+        assert trainer.stdout.read() == b""
+    assert steps(records, run) == [0, 2, 3]

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -20,9 +21,8 @@ import pytest
 
 from exporter import ConfigError, SystemMetricsLogger, start_run
 from exporter.cli import main
-from exporter.collectors import system
-from exporter.collectors.gpu_readings import Device, Reading, Value
-from exporter.collectors.nvml import DriverError, GpuLostError
+from exporter.collectors import gpu_usage
+from exporter.collectors.nvml import NoDriverError
 from exporter.collectors.system import SystemSampler
 from tests.support.servers import wait_until
 
@@ -50,7 +50,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def no_driver() -> None:
     """A machine without GPUs."""
-    raise DriverError("none")
+    raise NoDriverError("none")
 
 
 # ------------------------------------------------------------------ a record
@@ -58,7 +58,7 @@ def no_driver() -> None:
 
 def test_a_record_is_as_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes, counts and loads are those of the standard library, the process is this one, the time is now."""
-    monkeypatch.setattr(system, "GpuSession", no_driver)
+    monkeypatch.setattr(gpu_usage, "Nvml", no_driver)
     record = SystemSampler().sample()
     assert record.keys() == {"ts", "cpu_percent", "cpu_count", "memory", "swap", "load_avg", "process"}
     assert record["ts"] == pytest.approx(time.time(), abs=5)
@@ -113,46 +113,52 @@ def test_a_process_that_is_gone_is_null() -> None:
     assert SystemSampler(2**22 + 1).sample()["process"] is None
 
 
-class Gpus:
-    """A driver with a GPU that tells everything and one that tells nothing; then it goes away."""
-
-    def __init__(self) -> None:
-        self.gpus = [Device(0, "GPU-0", "H200"), Device(1, "GPU-1", "H200")]
-        self.is_there = True
-
-    def read(self, gpu: Device) -> list[Reading]:
-        """What a GPU says."""
-        if not self.is_there:
-            raise DriverError("reset")
-        if gpu.gpu:
-            raise GpuLostError("lost")
-        numbers = {
-            "gpu_utilization_ratio": 0.25, "gpu_memory_used_bytes": 2**30, "gpu_memory_total_bytes": 2**33,
-            "gpu_temperature_celsius": 40.0, "gpu_power_watts": 99.5,
-        }  # fmt: skip
-        return [Reading(gpu, [Value(name, number) for name, number in numbers.items()], {})]
-
-    def close(self) -> None:
-        """Nothing to give back."""
+WRAPPER = """
+    import subprocess, sys
+    worker = "import sys; block = bytearray(200 << 20); print(flush=True); sys.stdin.readline()\\nwhile True: pass"
+    subprocess.Popen([sys.executable, "-c", worker]).wait()
+"""
 
 
-def test_gpus_are_told_until_their_driver_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU is told in percent, bytes, degrees and watts, a lost one as null; without a driver none is."""
-    driver = Gpus()
-    monkeypatch.setattr(system, "GpuSession", lambda: driver)
-    sampler = SystemSampler()
-    record = sampler.sample()
-    assert (record["gpu_count"], record["gpu_util_mean"]) == (2, 25)
-    assert record["gpus"] == [
-        {"index": 0, "util": 25, "mem_used": 2**30, "mem_total": 2**33, "temp_c": 40, "power_w": 99.5},
-        {"index": 1, "util": None, "mem_used": None, "mem_total": None, "temp_c": None, "power_w": None},
-    ]
-    driver.is_there = False
-    record = sampler.sample()
-    assert {"gpu_count", "gpus", "gpu_util_mean"}.isdisjoint(record)
-    assert record["cpu_count"]
-    driver.is_there = True
-    assert "gpus" not in sampler.sample(), "a driver that failed is not asked again"
+def test_a_wrapper_counts_with_what_it_starts() -> None:
+    """Of a process with a pid, as of a shell that starts a trainer, memory and CPU are those of the whole tree."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRAPPER)], start_new_session=True, **pipes) as wrapper:
+        wrapper.stdout.readline()
+        sampler = SystemSampler(wrapper.pid)
+        first = sampler.sample()["process"]
+        (worker,) = psutil.Process(wrapper.pid).children()
+        (used, wall) = (sum(worker.cpu_times()[:2]), time.monotonic())
+        wrapper.stdin.write(b"\n")
+        wrapper.stdin.flush()
+        wait_until(lambda: sum(worker.cpu_times()[:2]) > used + 0.3, 30, "a busy worker")
+        second = sampler.sample()["process"]
+        share = 100 * (sum(worker.cpu_times()[:2]) - used) / (time.monotonic() - wall)
+        os.killpg(wrapper.pid, signal.SIGKILL)
+    assert first["cpu_percent"] == 0
+    assert min(first["memory_info"]["rss"], second["memory_info"]["rss"]) > 200 << 20
+    assert second["cpu_percent"] == pytest.approx(share, rel=0.3)
+
+
+def test_what_an_ended_worker_used_is_not_lost() -> None:
+    """CPU time of a worker that came and went between two samples is that of the tree which waited for it."""
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    script = (
+        "import subprocess, sys\nprint(flush=True)\nsys.stdin.readline()\n"
+        f"subprocess.run([sys.executable, '-c', {work!r}])\nprint(flush=True)\nsys.stdin.readline()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as parent:
+        parent.stdout.readline()
+        sampler = SystemSampler(parent.pid)
+        sampler.sample()
+        begin = time.monotonic()
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
+        parent.stdout.readline()
+        percent = sampler.sample()["process"]["cpu_percent"]
+        assert percent >= 0.9 * 100 * 0.3 / (time.monotonic() - begin)
+        parent.communicate(b"\n", timeout=30)
 
 
 # ------------------------------------------------------------------ the logger
@@ -219,6 +225,58 @@ def test_what_cannot_be_written_is_said_once(tmp_path: Path, capsys: pytest.Capt
     assert "".join(said) == f"[monitoring-error] system metrics cannot be written to {path}: Is a directory\n"
 
 
+def test_a_path_that_no_file_can_have_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path with a NUL character, which is no error of the system, costs a line, too."""
+    logger = SystemMetricsLogger("system\0.jsonl", 0.1)
+    logger.start()
+    said = []
+    wait_until(lambda: said.append(capsys.readouterr().err) or any(said), 10, "the complaint")
+    assert threads() == 1
+    logger.stop()
+    said.append(capsys.readouterr().err)
+    assert "".join(said).startswith("[monitoring-error] system metrics cannot be written to system")
+    assert "".join(said).count("\n") == 1
+
+
+def test_a_sample_that_fails_is_one_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a library raises is said once, and the next sample is taken."""
+    answers = iter([RuntimeError("a bug of a library"), {"ts": 1.0}])
+
+    def sample(sampler: SystemSampler) -> dict[str, float]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(SystemSampler, "sample", sample)
+    path = tmp_path / "system.jsonl"
+    logger = SystemMetricsLogger(path, 0.1)
+    logger.start()
+    wait_until(lambda: lines(path), 10, "a record")
+    logger.stop()
+    assert lines(path)[0] == {"ts": 1.0}
+    assert "[monitoring-error] system metrics cannot be written to" in capsys.readouterr().err
+
+
+def test_where_no_thread_can_be_started_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on threads costs the samples and a line, and not the training."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    logger = SystemMetricsLogger(tmp_path / "system.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        logger.start()
+    logger.stop()
+    said = capsys.readouterr().err
+    assert said == "[monitoring-error] failed to start system metrics logger: can't start new thread\n"
+
+
 # ------------------------------------------------------------------ beside a run
 
 
@@ -270,6 +328,17 @@ def test_an_interval_that_is_no_number_of_seconds_is_refused(tmp_path: Path, int
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [True, False, 5, b"x", "a\0b", "/", "."])
+def test_what_can_be_no_file_is_refused(tmp_path: Path, value: Any) -> None:
+    """The error names the value, the rule and the remedy, before anything starts."""
+    with pytest.raises(ConfigError) as caught:
+        start_run("r", directory=tmp_path, system_metrics=value)
+    assert str(caught.value) == (
+        f"system_metrics={value!r} must be 'AUTO' or the path of a file; leave it out for none"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_variable_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the variable and its value."""
     monkeypatch.setenv("TELEMETRY_SYSTEM_METRICS_INTERVAL", "often")
@@ -279,31 +348,32 @@ def test_a_variable_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: py
 
 # ------------------------------------------------------------------ without psutil
 
-BLOCKED = """
-    import sys
-    sys.modules["psutil"] = None
-"""
 TRAINING = """
+    import sys
     from exporter import start_run
-    with start_run("r", directory="runs", system_metrics="AUTO") as run:
+    with start_run("r", directory="runs", **eval(sys.argv[1])) as run:
         run.log({"train/loss": 0.5})
     print("trained")
 """
 
 
-def python(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A script in an interpreter that cannot import psutil."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BLOCKED) + textwrap.dedent(script)],
-        cwd=folder, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def test_without_psutil_training_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["raise ImportError('none')", "raise RuntimeError('another version')"])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"system_metrics": "AUTO"}, "[monitoring-error] failed to start system metrics logger: psutil cannot be"),
+        ({"port": 0}, "telemetry: this run serves no pages: psutil cannot be imported"),
+    ],
+)
+def test_without_psutil_training_goes_on(tmp_path: Path, module: str, settings: dict[str, Any], said: str) -> None:
     """One line on stderr says what is missing and how to get it; the run is logged, and its exit code is its own."""
-    done = python(TRAINING, tmp_path)
+    (tmp_path / "psutil.py").write_text(module)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(TRAINING), repr(settings)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "trained\n")
-    assert done.stderr.startswith("[monitoring-error] failed to start system metrics logger: psutil cannot be imported")
+    assert done.stderr.startswith(said)
     assert done.stderr.endswith("pip install psutil\n")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in (tmp_path / "runs" / "r").iterdir()] == ["metrics.jsonl"]
