@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from exporter.catalog import Catalog, Namer
 from exporter.exposition import Budget, RunSeries, RunState, Totals, default_labels
 from exporter.journal import START, Chunk, Position, Stamped, identity, journal_rank, read_chunk
+from exporter.pid_namespace import shares_pids
 from exporter.records import Sample
 
 __all__ = ["PIECE_BYTES", "Piece", "RunHistory"]
@@ -115,9 +115,9 @@ class RunHistory:
 
     @property
     def is_of_this_host(self) -> bool:
-        """Whether the journal says that a process of this host writes it."""
+        """Whether the journal says that a process writes it which has this pid here, too."""
         start = self.state.start
-        return start is not None and start.pid != 0 and start.host == socket.gethostname()
+        return start is not None and start.pid != 0 and shares_pids(start.host, start.pid_namespace)
 
     def close(self) -> None:
         """Give the series of a journal that is no longer shown back to the page's budget."""
