@@ -46,6 +46,12 @@ class ControlGroup:
                 self._cpu = _levels(mount / "cpu", path)
 
     @property
+    def exists(self) -> bool:
+        """Whether the kernel still has it, whatever became of its processes."""
+        folders = [folder for folder in self.place if folder]
+        return bool(folders) and all(folder.is_dir() for folder in folders)
+
+    @property
     def place(self) -> tuple[Path | None, ...]:
         """Tells groups apart."""
         return tuple(next(iter(levels), None) for levels in (self._unified, self._memory, self._cpu))
@@ -91,11 +97,15 @@ def read_counter(file: Path, name: str) -> int | None:
 
 
 def _levels(mount: Path, path: str) -> list[Path]:
-    """The group's folder and those around it; in a container the path may be the host's, and the mount is the group."""
+    """The group's folder and those around it; in a container the path may be the host's, and the mount is the group.
+
+    Only what exists: a group that is removed later must not be taken for the one around it.
+    """
     parts = Path(path.lstrip("/")).parts
     if ".." in parts:  # outside of what we may see
         return []
-    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    folders = (mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _ends(levels: list[Path]) -> list[Path]:

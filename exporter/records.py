@@ -72,6 +72,8 @@ class RunStart(NamedTuple):
     version: str = ""
     attempt: int = 0
     """Counts from 1; 0 where it is not said, which means the next one."""
+    pid_namespace: str = ""
+    """Where ``pid`` counts; empty where it is not said."""
 
 
 class Step(NamedTuple):

@@ -12,7 +12,7 @@ from exporter.records import Sample
 __all__ = ["BackgroundCollector"]
 
 _FIRST_SECONDS = 1.0
-"""How long the first page waits for the first sample."""
+"""How long pages wait for the first sample, all of them together."""
 
 _IDLE_SECONDS = 60.0
 """The thread ends when nobody has asked for so long; the next to ask starts it again."""
@@ -44,6 +44,7 @@ class BackgroundCollector:
         self._max_age = max_age_seconds
         self._answer: _Answer | None = None
         self._asked_at = 0.0
+        self._started_at = 0.0
         self._is_sampled = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -56,9 +57,10 @@ class BackgroundCollector:
         self._asked_at = time.monotonic()
         if self._thread is None or not self._thread.is_alive():
             self._is_sampled.clear()
+            self._started_at = self._asked_at
             self._thread = threading.Thread(target=self._run, name=f"telemetry-{self.name}", daemon=True)
             self._thread.start()
-        self._is_sampled.wait(_FIRST_SECONDS)
+        self._is_sampled.wait(max(self._started_at + _FIRST_SECONDS - time.monotonic(), 0.0))
         answer = self._answer
         if answer is None or time.monotonic() - answer.at > self._max_age:
             raise TimeoutError("no sample in time: what is asked for hangs")

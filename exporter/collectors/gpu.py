@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from exporter.catalog import Catalog, peak_flops
-from exporter.collectors.gpu_owners import holdings, owned
+from exporter.collectors.gpu_owners import holdings, owners
 from exporter.collectors.gpu_readings import Device, GpuSession, Reading
 from exporter.collectors.nvml import DriverError, GpuLostError
 from exporter.collectors.processes import Processes, RunProcess
@@ -60,6 +60,7 @@ class GpuCollector:
         self._next_try = 0.0
         self._known: dict[str, Device] = {}
         self._lost: set[str] = set()
+        self._last_readings: dict[str, list[Reading]] = {}
         self._xids: Counter[str] = Counter()
         self._last_xid: dict[str, int] = {}
         self._problem = ""
@@ -139,6 +140,8 @@ class GpuCollector:
         answered = {reading.device.uuid for reading in readings if reading.values}
         self._lost = set(self._known) - answered
         for uuid, gpu in self._known.items():
+            if uuid in answered:
+                self._last_readings[uuid] = [reading for reading in readings if reading.device.uuid == uuid]
             yield self._sample("gpu_up", uuid in answered, gpu.labels)
             if peak := peak_flops(gpu.name):
                 yield self._sample("gpu_peak_flops", peak, gpu.labels)
@@ -146,7 +149,7 @@ class GpuCollector:
             for metric, number, labels in reading.values:
                 yield self._sample(metric, number, reading.device.labels, labels)
         yield from self._xid_samples(session)
-        yield from self._run_samples(readings)
+        yield from self._run_samples()
 
     def _readings(self, session: GpuSession) -> Iterator[Reading]:
         for gpu in session.gpus:
@@ -163,20 +166,18 @@ class GpuCollector:
         for uuid, code in self._last_xid.items():
             yield self._sample("gpu_last_xid", code, self._known[uuid].labels)
 
-    def _run_samples(self, readings: list[Reading]) -> Iterator[Sample]:
-        """Whose the devices are, and what the runs' processes hold on them."""
+    def _run_samples(self) -> Iterator[Sample]:
+        """Whose the devices are, and what the runs' processes hold on them.
+
+        A lost GPU stays with whom it was: its run is the one to be told.
+        """
         runs = list(self._runs())
+        readings = [reading for of_gpu in self._last_readings.values() for reading in of_gpu]
         held = holdings(readings, runs, self._processes)
-        devices = [reading.device for reading in readings]
-        infos = {
-            (run.labels, device): None
-            for run in runs
-            for device in owned(run, [h.device for h in held if h.run == run.labels], devices, self._processes)
-        }
-        for labels, device in infos:
+        for labels, device in owners(runs, held, [reading.device for reading in readings], self._processes):
             yield self._sample("run_gpu_info", 1, {**dict(labels), **device.labels})
         for labels, device, pid, memory in held:
-            if memory is not None:
+            if memory is not None and device.uuid not in self._lost:
                 of_process = {**dict(labels), **device.labels, "pid": str(pid)}
                 yield self._sample("gpu_process_memory_used_bytes", memory, of_process)
 

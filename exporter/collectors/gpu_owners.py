@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from exporter.collectors.gpu_readings import Device, Reading
 from exporter.collectors.processes import Processes, RunProcess
 from exporter.records import Labels
 
-__all__ = ["Holding", "holdings", "owned", "visible"]
+__all__ = ["Holding", "holdings", "owned", "owners", "visible"]
 
 
 class Holding(NamedTuple):
@@ -32,6 +33,22 @@ def holdings(readings: Iterable[Reading], runs: Sequence[RunProcess], processes:
         for pid, memory in reading.processes.items()
         for labels in _runs_of(pid, of_pid, processes)
     ]
+
+
+def owners(
+    runs: Sequence[RunProcess], held: Sequence[Holding], devices: Sequence[Device], processes: Processes
+) -> list[tuple[Labels, Device]]:
+    """Each run, or rank, with each of its devices.
+
+    One rank of several on this host may see the GPUs of all, as a launcher leaves it, so what it uses decides.
+    """
+    ranks = Counter(_run_id(run) for run in runs)
+    found: dict[tuple[Labels, Device], None] = {}
+    for run in runs:
+        using = [holding.device for holding in held if holding.run == run.labels]
+        mine = using if using and ranks[_run_id(run)] > 1 else owned(run, using, devices, processes)
+        found.update(dict.fromkeys((run.labels, device) for device in mine))
+    return list(found)
 
 
 def owned(run: RunProcess, held: Iterable[Device], devices: Sequence[Device], processes: Processes) -> list[Device]:
@@ -61,6 +78,10 @@ def visible(environment: dict[str, str], devices: Sequence[Device]) -> tuple[set
         if not device:
             break
     return named, numbered
+
+
+def _run_id(run: RunProcess) -> str:
+    return dict(run.labels).get("run_id", "")
 
 
 def _runs_of(pid: int, of_pid: dict[int, list[Labels]], processes: Processes) -> list[Labels]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 
 from exporter.catalog import Catalog
@@ -30,7 +30,10 @@ def load_psutil() -> ModuleType:
 
 
 class HostCollector:
-    """Samples the host at each scrape; CPU utilisation is the mean since the scrape before."""
+    """Samples the host at each scrape; CPU utilisation is the mean since the scrape before.
+
+    It is counted here, because ``psutil.cpu_percent`` does so for each thread by itself, and pages come from several.
+    """
 
     name = "host"
 
@@ -43,11 +46,11 @@ class HostCollector:
         self._catalog = catalog
         self._psutil = load_psutil()
         self._process = self._psutil.Process()
-        self._psutil.cpu_percent()
+        self._cpu_times = self._psutil.cpu_times()
 
     def collect(self) -> Iterator[Sample]:
         """Current values."""
-        yield self._sample("host_cpu_utilization_ratio", self._psutil.cpu_percent() / 100)
+        yield from self._cpu()
         yield self._sample("host_cpus", self._psutil.cpu_count() or 1)
         for minutes, load in zip((1, 5, 15), self._psutil.getloadavg(), strict=True):
             yield self._sample(f"host_load{minutes}", load)
@@ -58,6 +61,14 @@ class HostCollector:
         yield from self._disk()
         yield from self._network()
         yield from self._own_process()
+
+    def _cpu(self) -> Iterator[Sample]:
+        before, self._cpu_times = self._cpu_times, self._psutil.cpu_times()
+        spent = _spent(before._asdict(), self._cpu_times._asdict())
+        total = sum(spent.values())
+        if total:
+            idle = spent["idle"] + spent.get("iowait", 0.0)
+            yield self._sample("host_cpu_utilization_ratio", 1 - idle / total)
 
     def _disk(self) -> Iterator[Sample]:
         counters = self._psutil.disk_io_counters()
@@ -83,6 +94,11 @@ class HostCollector:
 
     def _sample(self, name: str, value: float) -> Sample:
         return Sample(self._catalog.family(name), (), value)
+
+
+def _spent(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping[str, float]:
+    """Seconds by kind between two moments. Linux counts some back at times, and a guest's in user and nice, too."""
+    return {kind: max(now[kind] - before[kind], 0.0) for kind in now if not kind.startswith("guest")}
 
 
 def process_is_alive(pid: int, since: float) -> bool:

@@ -82,6 +82,7 @@ def gauge_samples(state: RunState, catalog: Catalog, statuses: set[str]) -> Iter
         "run_last_step_timestamp_seconds": state.last_step.time if state.last_step else None,
         "run_end_timestamp_seconds": state.end.time if state.end else None,
         "run_attempts": max(state.attempts, 1),
+        "run_world_size": state.start.world_size if state.start else None,
         "training_parameters": _parameters(state.start.config) if state.start else None,
     }
     for name, number in gauges.items():

@@ -153,6 +153,7 @@ _RUN_FIELDS: dict[str, Callable[[Any], Any]] = {
     "world_size": int,
     "version": str,
     "attempt": int,
+    "pid_namespace": str,
 }
 """The optional fields of a run_start and what they are made into."""
 

@@ -18,6 +18,7 @@ from exporter.encoding import clean, encode_line
 from exporter.errors import ConfigError, MissingDependencyError, RunError, ServerError
 from exporter.journal import TARGETS_FOLDER, JournalWriter, find_journals, journal_name, read_chunks
 from exporter.monitoring_link import monitoring_link
+from exporter.pid_namespace import pid_namespace
 from exporter.records import Step
 from exporter.run.alerts import OnAlert
 from exporter.run.exits import close_at_exit
@@ -177,6 +178,7 @@ def _header(settings: Settings, rank: Rank, pid: int, attempt: int) -> bytes:
         "config": settings.config,
         "host": socket.gethostname(),
         "pid": pid,
+        "pid_namespace": pid_namespace(),
         "rank": rank.rank,
         "world_size": rank.world_size,
         "version": __version__,
@@ -229,6 +231,7 @@ def _register(target: Path, address: tuple[str, int]) -> None:
     """Write the target file in one move; its pid lets a sidecar remove what a killed trainer left."""
     host, port = address
     labels = {"__telemetry_pid": str(os.getpid()), "__telemetry_host": socket.gethostname()}
+    labels["__telemetry_pid_namespace"] = pid_namespace()
     content = [{"targets": [f"{host}:{port}"], "labels": labels}]
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)

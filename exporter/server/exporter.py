@@ -231,15 +231,21 @@ class Exporter:
     def _shown(self, now: float) -> Iterator[_Shown]:
         """Histories with anything to show; of two journals that claim to be one run, the first."""
         seen: dict[Labels, Path] = {}
+        world_sizes = self._world_sizes()
         for history in self._histories.values():
             state = history.state
             if not state.latest_ms:
                 continue
             owner = seen.setdefault(history.series.labels, history.path)
             if owner is history.path:
-                yield _Shown(history, history.statuses(now))
+                yield _Shown(history, history.statuses(now, world_sizes))
             else:
                 self._say(f"{history.path} is not shown: {owner} has the same run_id and labels")
+
+    def _world_sizes(self) -> dict[str, int]:
+        """How many ranks each run has in its newest attempt."""
+        starts = [history.state.start for history in self._histories.values() if history.state.start]
+        return {start.run_id: start.world_size for start in sorted(starts, key=lambda start: start.time)}
 
     def _finish(self, page: Page, shown: list[_Shown]) -> bytes:
         samples = [*self._collected(), *self._own_samples(shown)]

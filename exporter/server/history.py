@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from exporter.catalog import Catalog, Namer
 from exporter.exposition import Budget, RunSeries, RunState, Totals, default_labels
 from exporter.journal import START, Chunk, Position, Stamped, identity, journal_rank, read_chunk
+from exporter.pid_namespace import shares_pids
 from exporter.records import Sample
 
 __all__ = ["PIECE_BYTES", "Piece", "RunHistory"]
@@ -105,19 +105,23 @@ class RunHistory:
             yield Piece(chunk.records, here, counted)
             time.sleep(0)
 
-    def statuses(self, now: float) -> set[str]:
-        """The run's status: one of running, finished, failed, crashed; stalled may stand beside running."""
+    def statuses(self, now: float, world_sizes: Mapping[str, int] = {}) -> set[str]:
+        """The run's status: one of running, finished, failed, crashed; stalled may stand beside running.
+
+        ``world_sizes`` are the ranks of each run in its newest attempt: a rank that is not among them has finished.
+        """
         if self.state.end is not None:
             return {self.state.end.status}
-        if self._is_dead(now):
-            return {"crashed" if self._has_process else "finished"}
+        is_over = self._is_left_out(world_sizes)
+        if self._is_dead(now) or (is_over and not self.is_of_this_host):
+            return {"crashed" if self._has_process and not is_over else "finished"}
         return {"running", "stalled"} if self.state.is_stalled(now) else {"running"}
 
     @property
     def is_of_this_host(self) -> bool:
-        """Whether the journal says that a process of this host writes it."""
+        """Whether the journal says that a process writes it which has this pid here, too."""
         start = self.state.start
-        return start is not None and start.pid != 0 and start.host == socket.gethostname()
+        return start is not None and start.pid != 0 and shares_pids(start.host, start.pid_namespace)
 
     def close(self) -> None:
         """Give the series of a journal that is no longer shown back to the page's budget."""
@@ -164,6 +168,10 @@ class RunHistory:
     def _has_process(self) -> bool:
         """Whether the journal says which process writes it; a log that another trainer left just ends one day."""
         return self.state.start is None or self.state.start.pid != 0
+
+    def _is_left_out(self, world_sizes: Mapping[str, int]) -> bool:
+        start = self.state.start
+        return start is not None and start.world_size > start.rank >= world_sizes.get(start.run_id, start.world_size)
 
     def _is_dead(self, now: float) -> bool:
         start = self.state.start

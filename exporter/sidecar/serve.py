@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import socket
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from exporter.collectors import GpuCollector, host_collectors, process_is_alive
 from exporter.exposition import Format
 from exporter.importer import Importer, ImportOptions
 from exporter.journal import TARGETS_FOLDER
+from exporter.pid_namespace import shares_pids
 from exporter.server import Exporter, MetricsServer
 from exporter.server.exporter import FOLLOW_BYTES
 from exporter.sidecar.log_collector import LogCollector
@@ -147,7 +147,7 @@ def remove_stale_targets(folder: Path) -> list[Path]:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             labels = json.loads(path.read_text())[0]["labels"]
             written = path.stat().st_mtime
-            if labels["__telemetry_host"] != socket.gethostname():
+            if not shares_pids(labels["__telemetry_host"], labels.get("__telemetry_pid_namespace", "")):
                 continue
             pid = int(labels["__telemetry_pid"])
             if pid != os.getpid() and not process_is_alive(pid, written):

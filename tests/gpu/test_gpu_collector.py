@@ -20,8 +20,10 @@ from exporter.collectors.processes import RunProcess
 from exporter.exposition import Format
 from exporter.records import Sample
 from exporter.server.client_bridge import render_samples
-from tests.gpu.fake import Scenario, host, mig, uuid
+from tests.gpu.fake import H100, Scenario, host, mig, uuid
 from tests.support.journals import CATALOG, judge
+from tests.support.promtool import CRITICAL, firing
+from tests.support.promtool import Scenario as Scene
 from tests.support.servers import require, wait_until
 
 Start = Callable[..., GpuCollector]
@@ -50,6 +52,13 @@ def power_of(collector: GpuCollector) -> Callable[[], bool]:
             return False
 
     return shown
+
+
+def shown_lines(collector: GpuCollector) -> dict[str, str]:
+    """Values by series as a page has them, of those about ownership and loss."""
+    page = render_samples(collector.collect(), Format.TEXT).decode().splitlines()
+    pairs = (line.rpartition(" ") for line in page if line.startswith(("run_gpu_info{", "gpu_up{")))
+    return {name: value for name, _, value in pairs}
 
 
 def failure(collector: GpuCollector) -> str:
@@ -175,6 +184,37 @@ def test_a_lost_gpu_is_down_and_the_others_go_on(scenario: Scenario, collector: 
         scenario.set({"gpu*.power": 1000 * watts})
         wait_until(lambda at=watts: set(values(gpus, "gpu_power_watts").values()) == {at}, 10, "a later sample")
     assert scenario.initialisations == settled
+
+
+def test_the_run_of_a_lost_gpu_is_alerted(scenario: Scenario, collector: Start, tmp_path: Path) -> None:
+    """What the collector shows before and after a loss makes GPULost fire for the run, by number or by memory."""
+    by_number = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1"}
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, env=by_number, stdin=subprocess.PIPE) as child:
+        scenario.only({**host(3), "gpu0.compute": f"{child.pid}:1000", "gpu2.compute": f"{os.getpid()}:1000"})
+        runs = [RunProcess((("run_id", "r1"),), child.pid), RunProcess((("run_id", "r2"),), os.getpid())]
+        gpus = collector(runs=lambda: runs)
+        wait_until(lambda: len(values(gpus, "run_gpu_info")) == 3, 10, "the ownership")
+        before = shown_lines(gpus)
+        scenario.set({"gpu0.lost": 1, "gpu2.lost": 1})
+        wait_until(lambda: values(gpus, "gpu_up") == {"0": 0, "1": 1, "2": 0}, 10, "the loss")
+        wait_until(lambda: values(gpus, "gpu_process_memory_used_bytes") == {}, 10, "the end of its figures")
+        after = shown_lines(gpus)
+        assert after.keys() == before.keys()
+        runs.clear()
+        wait_until(lambda: values(gpus, "run_gpu_info") == {}, 10, "the end of the runs")
+        child.communicate(timeout=30)
+    told = Scene().running("r1", "r2")
+    for name, value in before.items():
+        told.series.append({"series": name, "values": f"{value}+0x24 {after[name]}+0x48"})
+    of_gpu = {"name": str(H100["name"])}
+    gone = [
+        firing("GPULost", CRITICAL, gpu=str(gpu), run_id=run, uuid=uuid(gpu), **of_gpu)
+        for run, gpu in (("r1", 0), ("r2", 2))
+    ]
+    lost = 'ALERTS{alertname="GPULost", alertstate="firing"}'
+    told.expect([115], of=lost).expect([300], gone, of=lost)
+    told.check(require("promtool"), tmp_path)
 
 
 def test_a_gpu_that_answers_nothing_is_as_lost(scenario: Scenario, collector: Start) -> None:

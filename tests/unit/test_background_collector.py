@@ -64,6 +64,20 @@ def test_one_that_hangs_delays_no_page_for_long(monkeypatch: pytest.MonkeyPatch)
     assert [sample.value for sample in collector.collect()] == [1]
 
 
+def test_one_that_hangs_from_the_start_delays_one_page_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pages together wait for the first sample no longer than one would."""
+    monkeypatch.setattr(background, "_FIRST_SECONDS", 1.0)
+    go_on = threading.Event()
+    collector = BackgroundCollector(Counting(lambda: go_on.wait(30)))
+    started = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(TimeoutError, match="hangs"):
+            collector.collect()
+    waited = time.monotonic() - started
+    go_on.set()
+    assert 1 <= waited < 2
+
+
 def test_old_samples_are_not_shown() -> None:
     """A collector that worked once and hangs now has no value, rather than one of long ago."""
     go_on = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.cgroup import ControlGroup, MemoryLimit
+from exporter.collectors import cgroup as module
 from exporter.collectors.cgroup import ControlGroupCollector
 from exporter.collectors.processes import RunProcess
 from tests.support.journals import CATALOG
@@ -111,6 +113,46 @@ def test_runs_are_told_of_their_own_groups(tmp_path: Path) -> None:
         ("run_cgroup_oom_kills_total", "1", 0),
         ("run_cgroup_cpu_limit_cpus", "2", 2),
     }
+
+
+def of_a_killed_run(root: Path, runs: list[RunProcess]) -> ControlGroupCollector:
+    """A collector that has seen a run, whose process was killed for want of memory since."""
+    job = root / "sys/fs/cgroup/job"
+    write(root / "sys/fs/cgroup", memory__events="oom_kill 7")
+    write(job, memory__max="1000", memory__current="800", memory__events="oom_kill 0")
+    group(root, "0::/job\n", 1)
+    collector = ControlGroupCollector(CATALOG, lambda: runs, root)
+    assert len(list(collector.collect())) == 3
+    (root / "proc/1/cgroup").unlink()
+    write(job, memory__events="oom_kill 1")
+    return collector
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_the_kill_of_the_trainer_itself_is_told(tmp_path: Path, *, noticed: bool) -> None:
+    """After its process has gone a run's group tells its kills; what it uses then is no longer the run's."""
+    runs = [RunProcess((("run_id", "r"),), 1)]
+    collector = of_a_killed_run(tmp_path, runs)
+    if noticed:
+        runs.clear()
+    found = [(sample.name, sample.labels, sample.value) for sample in collector.collect()]
+    assert found == [("run_cgroup_oom_kills_total", (("run_id", "r"),), 1)]
+
+
+def test_a_group_is_not_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some minutes after a run's process was last seen its group is forgotten, and comes with it again."""
+    collector = of_a_killed_run(tmp_path, [RunProcess((("run_id", "r"),), 1)])
+    monkeypatch.setattr(module, "_LINGER_SECONDS", 0.0)
+    assert list(collector.collect()) == []
+    group(tmp_path, "0::/job\n", 1)
+    assert len(list(collector.collect())) == 3
+
+
+def test_of_a_group_that_is_gone_nothing_is_told(tmp_path: Path) -> None:
+    """The groups around a removed one are not taken for it."""
+    collector = of_a_killed_run(tmp_path, [RunProcess((("run_id", "r"),), 1)])
+    shutil.rmtree(tmp_path / "sys/fs/cgroup/job")
+    assert list(collector.collect()) == []
 
 
 # ------------------------------------------------------------------ this kernel

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.promtool import rules_of
 from tests.support.servers import REPOSITORY, require
 
 
@@ -16,6 +17,7 @@ from tests.support.servers import REPOSITORY, require
 def test_figures_of_dcgm_exporter_have_our_names_and_units(tmp_path: Path, name: str) -> None:
     """Each figure is there once, in base units, with the labels of our own collector, and joins with a run."""
     shutil.copy(REPOSITORY / "alerts" / "dcgm.rules.yml", tmp_path)
+    (tmp_path / "alert.rules.yml").write_text(rules_of("GPUErrors"))
     shutil.copy(Path(__file__).with_name("dcgm.test.yml"), tmp_path)
     promtool = os.environ.get(name) or require("promtool")
     command = [promtool, "test", "rules", "dcgm.test.yml"]

@@ -31,6 +31,7 @@ from tests.support.servers import require
 
 TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS
 DAY = 86400.0
+HERE = socket.gethostname()
 
 
 class Scraper:
@@ -609,6 +610,33 @@ def test_a_run_whose_process_is_gone_has_crashed(tmp_path: Path) -> None:
     assert page.value("run_status", run_id="dead", status="crashed") == 1
     assert [labels["run_id"] for labels in page.label_sets("training_loss")] == ["alive"]
     assert (page.value("telemetry_runs", status="running"), page.value("telemetry_runs", status="crashed")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "world_size", "status"),
+    [
+        (HERE, 2**22 + 5, 4, "finished"),
+        ("elsewhere", 5, 4, "finished"),
+        (HERE, os.getpid(), 4, "running"),
+        (HERE, 2**22 + 5, 1, "crashed"),
+    ],
+    ids=["gone", "of another host", "still there", "of a tool that does not count ranks"],
+)
+def test_a_rank_that_the_newest_attempt_does_not_have_did_not_crash(
+    tmp_path: Path, host: str, pid: int, world_size: int, status: str
+) -> None:
+    """A run that goes on with two ranks of four has lost nobody: the part of the others is over."""
+    now = time.time()
+    for rank in range(4):
+        journal = Journal(tmp_path, "r1", f"metrics.rank{rank}.jsonl" if rank else "metrics.jsonl")
+        journal.begin = now
+        with_steps(journal.start(rank=rank, host=host, pid=pid, world_size=world_size, attempt=1), 1, begin=rank)
+        if rank < 2:
+            journal.start(1, rank=rank, host=HERE, pid=os.getpid(), world_size=2, attempt=2)
+    page = latest(exporter_of(tmp_path))
+    statuses = [(dict(labels), points) for (name, labels), points in page.series.items() if name == "run_status"]
+    found = {(labels.get("rank"), labels["status"]) for labels, [(_, value)] in statuses if value}
+    assert found == {(None, "running"), ("1", "running"), ("2", status), ("3", status)}
 
 
 def test_a_journal_without_a_record_is_not_shown(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.collectors.gpu_owners import Holding, holdings, owned, visible
+from exporter.collectors.gpu_owners import Holding, holdings, owned, owners, visible
 from exporter.collectors.gpu_readings import Device, Reading
 from exporter.collectors.processes import Processes, RunProcess
 
@@ -122,6 +122,33 @@ def test_numbers_of_another_view_are_not_believed() -> None:
     """A job that sees one GPU of four calls it 0; its memory on GPU 3 shows that GPU 0 is not meant."""
     run = RunProcess(RUN, 10)
     assert owned(run, [ALIKE[3]], ALIKE, FakeProcesses(visible_devices={10: "0"})) == [ALIKE[3]]
+
+
+def ranks_of(run_id: str, *pids: int) -> list[RunProcess]:
+    """A run's ranks; rank 0 is not named."""
+    labels = [((("rank", str(rank)),) if rank else ()) + (("run_id", run_id),) for rank in range(len(pids))]
+    return [RunProcess(*pair) for pair in zip(labels, pids, strict=True)]
+
+
+def test_a_rank_among_others_has_what_it_uses() -> None:
+    """Ranks that may all see four GPUs have those on which each holds memory, and the visible ones until then."""
+    ranks = ranks_of("r1", 10, 11, 12)
+    held = [Holding(ranks[1].labels, ALIKE[1], 11, 5), Holding(ranks[2].labels, ALIKE[3], 12, None)]
+    tree = FakeProcesses(visible_devices=dict.fromkeys((10, 11, 12), "0,1,2,3"))
+    found = owners(ranks, held, ALIKE, tree)
+    assert [[device.gpu for labels, device in found if labels == rank.labels] for rank in ranks] == [
+        [0, 1, 2, 3], [1], [3],
+    ]  # fmt: skip
+
+
+def test_a_rank_alone_on_the_host_has_what_it_may_see() -> None:
+    """Of two runs with one process each, both keep the devices that they may see, used or not."""
+    runs = [*ranks_of("r1", 10), *ranks_of("r2", 20)]
+    held = [Holding(runs[0].labels, ALIKE[0], 10, 5)]
+    tree = FakeProcesses(visible_devices={10: "0,1", 20: "2"})
+    assert owners(runs, held, ALIKE, tree) == [
+        (runs[0].labels, ALIKE[0]), (runs[0].labels, ALIKE[1]), (runs[1].labels, ALIKE[2]),
+    ]  # fmt: skip
 
 
 def test_memory_belongs_to_the_run_of_the_nearest_ancestor() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from exporter import Run
 from exporter.catalog import Namer
 from exporter.exposition import Budget
 from exporter.journal import START, Position
@@ -17,9 +21,12 @@ from exporter.records import Step
 from exporter.server import history as module
 from exporter.server.history import RunHistory
 from tests.support.journals import CATALOG, Journal
+from tests.support.servers import REPOSITORY
 
 FOREVER = 10**15
 ALL = 10**9
+HERE = socket.gethostname()
+OTHER_NAMESPACE = "unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"
 
 
 def history_of(journal: Journal | Path, budget: Budget | None = None, *, alive: bool = True) -> RunHistory:
@@ -323,6 +330,7 @@ def test_a_live_process_that_logs_nothing_is_stalled(tmp_path: Path) -> None:
     [
         ({"host": "elsewhere", "pid": 5}, 1, 3600),
         ({"host": "elsewhere", "pid": 5}, 1000, 20_000),
+        ({"host": HERE, "pid": 5, "pid_namespace": "another-boot pid:[7]"}, 1, 3600),
         (None, 1, 3600),
     ],
 )
@@ -340,6 +348,27 @@ def test_a_run_of_another_host_is_crashed_when_it_is_silent_for_long(
     last = journal.begin + 4 * gap
     assert "running" in history.statuses(last + limit - 1)
     assert history.statuses(last + limit + 1) == {"crashed"}
+
+
+def test_a_reader_in_another_pid_namespace_does_not_ask_for_the_process(start: Callable[..., Run]) -> None:
+    """A live run is running for a reader on the same host that cannot see its process, as in a container beside it."""
+    if subprocess.run([*OTHER_NAMESPACE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespace can be made here")
+    run = start()
+    run.log({"a": 1})
+    script = (
+        "import sys, time\n"
+        "from exporter.collectors import process_is_alive\n"
+        "from tests.unit.test_history import *\n"
+        "history = RunHistory(Path(sys.argv[1]), CATALOG, Namer(CATALOG), Budget(), process_is_alive)\n"
+        "history.follow(ALL)\n"
+        "print(history.state.steps, *history.statuses(time.time()), history.is_of_this_host)\n"
+    )
+    answers = []
+    for world in ((), OTHER_NAMESPACE):
+        command = [*world, sys.executable, "-c", script, str(run.path)]
+        answers.append(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout)
+    assert answers == ["1 running True\n", "1 running False\n"]
 
 
 def test_a_silent_run_without_a_process_has_finished(tmp_path: Path) -> None:

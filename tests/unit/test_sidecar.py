@@ -124,11 +124,11 @@ def test_reading_ends_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.Mon
 # ------------------------------------------------------------------ tidying up
 
 
-def target(folder: Path, name: str, pid: object, host: str = HERE) -> Path:
+def target(folder: Path, name: str, pid: object, host: str = HERE, **more: str) -> Path:
     """A discovery file as a run writes it."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
-    labels = {"__telemetry_pid": str(pid), "__telemetry_host": host}
+    labels = {"__telemetry_pid": str(pid), "__telemetry_host": host, **more}
     path.write_text(json.dumps([{"targets": ["127.0.0.1:1"], "labels": labels}]))
     return path
 
@@ -141,6 +141,7 @@ def test_only_targets_of_dead_processes_of_this_host_go(tmp_path: Path) -> None:
         target(tmp_path, "own", os.getpid()),
         target(tmp_path, "alive", os.getppid()),
         target(tmp_path, "elsewhere", gone, host="another-host"),
+        target(tmp_path, "container", gone, __telemetry_pid_namespace="another-boot pid:[7]"),
     ]
     assert remove_stale_targets(tmp_path) == [stale]
     assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -17,6 +17,7 @@ import pytest
 
 from exporter import ConfigError, RunError, __version__, start_run
 from exporter.errors import ServerError
+from exporter.pid_namespace import pid_namespace
 from exporter.records import RunEnd, RunStart, Step
 from exporter.run import start as start_module
 from exporter.run.ranks import detect_rank
@@ -67,6 +68,7 @@ def test_a_run_has_a_folder_and_a_start_line(start, runs, lines):
         "config": {"lr": 0.1, "p": {"1": "Infinity"}},
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "pid_namespace": pid_namespace(),
         "rank": 0,
         "world_size": 1,
         "version": __version__,
@@ -337,7 +339,11 @@ def test_port_0_serves_and_registers_until_the_end(start, runs):
     target = runs / ".targets" / "r1.json"
     (entry,) = json.loads(target.read_text())
     assert entry["targets"] == [run.url.removeprefix("http://")]
-    assert entry["labels"] == {"__telemetry_pid": str(os.getpid()), "__telemetry_host": socket.gethostname()}
+    assert entry["labels"] == {
+        "__telemetry_pid": str(os.getpid()),
+        "__telemetry_pid_namespace": pid_namespace(),
+        "__telemetry_host": socket.gethostname(),
+    }
     assert os.listdir(target.parent) == ["r1.json"]
     assert get(f"{run.url}/-/ready") == "ready\n"
     assert 'training_loss{run_id="r1"} 0.5' in get(f"{run.url}/metrics")

@@ -69,7 +69,7 @@ def _warmed_up(alert: Alert, catalog: Catalog) -> list[str]:
 def _main(alert: Alert, catalog: Catalog) -> str:
     if alert.about == "gpu":
         return _on_gpus(alert, catalog)
-    if alert.about == "run" and alert.increased and not alert.condition.from_nothing:
+    if alert.about in ("run", "any run") and alert.increased and not alert.condition.from_nothing:
         return _increased(alert, catalog)
     if alert.hold:  # other conditions need not go on
         begins = "\n".join([number(alert.condition, catalog), *_more(alert, catalog)])

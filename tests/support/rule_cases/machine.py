@@ -136,6 +136,22 @@ MACHINE: Mapping[str, Sequence[Case]] = {
             {'run_cgroup_oom_kills_total{run_id="r"}': [0] * 60 + [1] * 300},
             {295: "", 300: WARNING, 1190: WARNING, 1215: ""},
         ),
+        Case(
+            "the trainer is killed, and told of for some minutes",
+            {
+                'run_cgroup_oom_kills_total{run_id="r"}': [0] * 60 + [1] * 60 + ["stale"],
+                'run_status{run_id="r", status="running"}': "1+0x59 0+0x300",
+            },
+            {295: "", 300: WARNING, 900: WARNING, 1215: ""},
+        ),
+        Case(
+            "the next attempt is told for the old one's kill no more",
+            {
+                'run_cgroup_oom_kills_total{run_id="r"}': [0] * 60 + [1] * 300,
+                'run_attempts{run_id="r"}': [1] * 90 + [2] * 300,
+            },
+            {440: WARNING, 600: "", 900: ""},
+        ),
         Case("none since the run began", {'run_cgroup_oom_kills_total{run_id="r"}': "3+0x200"}, {60: "", 900: ""}),
     ],
     "DiskNearlyFull": [

@@ -62,6 +62,8 @@ RANKS: Mapping[str, Sequence[Case]] = {
         Case("many times nothing is next to nothing", spent("data", 0.04, 0.001, 0.001), {600: "", 1195: ""}),
         Case("the others wait for it", spent("backward", 0.5, 0.5, 0.0, 0.5), {600: "", 1195: ""}),
         Case("a phase in which ranks wait for each other", spent("sync", 0.5, 0, 0, 0), {600: "", 1195: ""}),
+        Case("rank 0 saves for all", spent("checkpoint", 0.3, 0, 0, 0), {600: "", 1195: ""}),
+        Case("rank 0 evaluates for all", spent("evaluation", 0.3, 0, 0, 0), {600: "", 1195: ""}),
         Case("of two neither is usual", spent("data", 0.6, 0.1), {600: "", 1195: ""}),
         Case(
             "a run that ended",
