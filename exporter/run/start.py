@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -117,6 +118,8 @@ class _Past(NamedTuple):
 
 
 def _open_run(settings: Settings, rank: Rank, pid: int, on_alert: OnAlert | None) -> Run:
+    # A script that changes its working directory goes on with the same files.
+    settings = dataclasses.replace(settings, directory=os.path.abspath(settings.directory))
     path = Path(settings.directory) / settings.run_id / journal_name(rank.rank)
     past = _past(path)
     writer = JournalWriter(path, _header(settings, rank, pid, past.attempts + 1))

@@ -130,6 +130,23 @@ def test_resuming_continues_attempt_and_step(start, records):
     assert [record.status for record in records(fourth.path) if isinstance(record, RunEnd)] == 3 * ["finished"]
 
 
+def test_a_script_may_change_its_directory(tmp_path, monkeypatch, records):
+    """A relative directory is that of the start: the journal goes on, and the target file is taken away at the end."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = start_run("r", directory="runs", port=0)
+    target = tmp_path / "runs" / ".targets" / "r.json"
+    assert target.exists()
+    monkeypatch.chdir("elsewhere")
+    for _ in range(3):
+        run.log({"loss": 1.0})
+    run.finish()
+    assert run.path == tmp_path / "runs" / "r" / "metrics.jsonl"
+    assert steps(records, run) == [0, 1, 2]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not target.exists()
+
+
 def test_a_run_knows_where_grafana_shows_it(start, lines, monkeypatch):
     """The link selects the run in Compare from its first attempt on; without Grafana's address there is none."""
     assert start("without").training_monitoring_link is None
