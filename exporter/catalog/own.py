@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from exporter.catalog.checks import check_pattern
 from exporter.catalog.decode import as_list, as_mapping, build, known, one_of, require, typed
 from exporter.catalog.model import Alert, Runs
-from exporter.catalog.rules import SEVERITIES, banded, check_order, check_pattern
+from exporter.catalog.rules import SEVERITIES, banded, check_order
 from exporter.records import is_free_label
 
 __all__ = ["adjusted", "merged"]

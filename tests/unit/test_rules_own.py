@@ -13,6 +13,7 @@ from exporter.catalog import Alert, load_catalog
 from exporter.cli import main
 from exporter.errors import ConfigError
 from exporter.generate.alerts import alert_rules
+from exporter.generate.alerts.numbers import quoted
 from tests.support.journals import CATALOG
 from tests.support.promtool import CRITICAL, PROMTOOLS, WARNING, Scenario, find_promtool, firing
 from tests.support.servers import REPOSITORY
@@ -149,6 +150,49 @@ def test_silences_leave_out_runs_and_rules(name: str, tmp_path: Path, own: Path)
             fires.append(firing("Toxic", CRITICAL, run_id=run, user_id=user))
     fires.append(firing("ClipFractionHigh", WARNING, run_id="b", user_id="bob"))
     scenario.expect([60, 290], fires).check(find_promtool(name), tmp_path)
+
+
+READ_OTHERWISE = ["x{,3}", "[[:alpha:]]+"]
+UNLIKE_PROMETHEUS = [
+    "(?!prod-).*", "a(?=b)b", ".*(?<=x)", "(?<!x)y", r"(a)\1", "(?P<a>x)(?P=a)", r"(a)?(?(1)b|c)", r"x\Z", r"\u0061b",
+    "(?#c)x", "(?x) a", "(?s:(?a:x))", "a++", "(?>a)", r"[(\]]x(?!y)", *READ_OTHERWISE,
+]  # fmt: skip
+"""Regular expressions of Python that Prometheus refuses, or reads otherwise."""
+LIKE_PROMETHEUS = [
+    "ppo|dqn", r"run-\d+(?:\.\d+)?", "[(?=]+", r"\\Z", r"[^]\]]*", "(?i:PPO).*", "(?P<name>x+)", "x{2,3}?", r"a\+\+",
+    "[*+]+", r"\x41",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", UNLIKE_PROMETHEUS)
+def test_a_pattern_that_prometheus_would_refuse_is_refused(tmp_path: Path, pattern: str) -> None:
+    """What only Python has in regular expressions is an error with the pattern, instead of a file without any alert."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"silences": [{"runs": {"run_id": pattern}}]}))
+    with pytest.raises(
+        ConfigError, match=r"silences, entry 1: runs: run_id: .*which Prometheus' regular expressions lack"
+    ):
+        load_catalog(path)
+
+
+@pytest.mark.parametrize("name", PROMTOOLS)
+def test_a_pattern_that_is_taken_is_taken_by_prometheus(name: str, tmp_path: Path) -> None:
+    """Promtool accepts rules with all of them, and none with those that are refused because Prometheus would."""
+    silences = [{"runs": {"run_id": pattern}} for pattern in LIKE_PROMETHEUS]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"silences": silences}))
+    assert promtool_complaint(find_promtool(name), tmp_path, alert_rules(load_catalog(tmp_path / "mine.yaml"))) == ""
+    for pattern in UNLIKE_PROMETHEUS:
+        rules = {"groups": [{"name": "g", "rules": [{"alert": "A", "expr": f"up{{job=~{quoted(pattern)}}}"}]}]}
+        is_refused = bool(promtool_complaint(find_promtool(name), tmp_path, yaml.safe_dump(rules)))
+        assert is_refused != (pattern in READ_OTHERWISE)
+
+
+def promtool_complaint(promtool: str, folder: Path, rules: str) -> str:
+    """What promtool says of rules that it does not accept."""
+    (folder / "rules.yml").write_text(rules)
+    command = [promtool, "check", "rules", "rules.yml"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return answer.stdout + answer.stderr if answer.returncode else ""
 
 
 BROKEN = {
