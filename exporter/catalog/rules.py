@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -49,8 +50,7 @@ def banded(alerts: Iterable[Alert]) -> list[Alert]:
     """The severities of one rule with bounds that touch and never overlap: each ends where the next begins."""
     ordered = sorted(alerts, key=lambda alert: SEVERITIES.index(alert.severity))
     ends = [alert.condition.bound for alert in ordered[1:]]
-    limits: list[float | None] = [*ends, None]
-    return [_limited(alert, limit) for alert, limit in zip(ordered, limits, strict=True)]
+    return [_limited(alert, end) for alert, end in itertools.zip_longest(ordered, ends)]
 
 
 def _limited(alert: Alert, limit: float | None) -> Alert:
