@@ -121,6 +121,10 @@ def _check_text(alert: Alert, text: str, where: str) -> None:
     require(is_closed, where, f"{text!r} has a {{{{ without its }}}}, so Prometheus would refuse all rules: close it")
     for name in _OF_A_METRIC:
         require(alert.condition.metric or name not in text, where, f"{name} is looked up in a metric: leave it out")
+    is_of_run = "{now}" not in text or alert.about in ("run", "rank", "any run")
+    require(
+        is_of_run, where, f"{{now}} is for what is about run, rank or any run, not about {alert.about}: leave it out"
+    )
     try:
         alert.told(text)
     except ValueError as error:
