@@ -288,6 +288,22 @@ def test_slack_and_mail_read_well_at_three_in_the_morning(stack: Stack) -> None:
     assert "Over: KL (update) of run ppo-1" in stack.mails[-1].text
 
 
+def test_one_message_tells_a_warning_and_a_critical_alert_of_a_run_apart(stack: Stack) -> None:
+    """The title is that of the worse one, and each line says its severity."""
+    stack.post([
+        alert("KLDivergenceHigh", "warning", kind="reference", team="vision", value="0.06"),
+        alert("KLDivergenceHigh", "critical", kind="update", team="vision"),
+    ])  # fmt: skip
+    wait_until(lambda: stack.slack and stack.mails, 30, "a message")
+    ((message,), mail) = stack.slack[0]["attachments"], stack.mails[0]
+    assert message["title"] == mail.subject == "CRITICAL: KLDivergenceHigh, run ppo-1"
+    for text in (message["text"], mail.text):
+        assert "warning: KL (update) of run ppo-1 is 0.06, above 0.05" in text
+        assert "critical: KL (update) of run ppo-1 is 0.2103, above 0.1" in text
+        assert "Stop the run or lower the step size now" in text
+        assert "Watch reward and entropy" not in text
+
+
 # ------------------------------------------------------------------ rendered by amtool
 
 

@@ -18,6 +18,7 @@ from tests.support.promtool import (
     WARNING,
     Case,
     Scenario,
+    find_beside_promtool,
     find_promtool,
     judge_texts,
     rules_of,
@@ -175,21 +176,23 @@ def said(severity: str, labels: Mapping[str, str], summary: str) -> dict[str, An
     return {"exp_labels": {"run_id": "r", "severity": severity, **labels}, "exp_annotations": {"summary": summary}}
 
 
-@pytest.mark.parametrize("name", PROMTOOLS)
+@pytest.mark.parametrize("name", [*PROMTOOLS, "vmalert-tool"])
 def test_each_rank_is_told_apart_and_has_its_own_value(name: str, tmp_path: Path) -> None:
     """Where a series has a rank the summary ends with it, and the value that is looked up is that rank's."""
-    ends = {"1": 0.05, "2": 0.03}
     scenario = Scenario(rules=summaries("EntropyCollapse"))
-    for rank, end in ends.items():
-        scenario.add("run_status", "1+0x80", run_id="r", rank=rank, status="running")
-        scenario.add("rl_entropy", f"1x40 {end}x40", run_id="r", rank=rank)
-    texts = {
-        "1": "Entropy of run r fell to 0.05 within minutes: -95%, below -90% (rank 1)",
-        "2": "Entropy of run r fell to 0.03 within minutes: -97%, below -90% (rank 2)",
-    }
-    alerts = [said(CRITICAL, {"rank": rank}, text) for rank, text in texts.items()]
+    for labels, end in (({}, 0.04), ({"rank": "1"}, 0.05), ({"rank": "2"}, 0.03)):
+        scenario.add("run_status", "1+0x80", run_id="r", status="running", **labels)
+        scenario.add("rl_entropy", f"1x40 {end}x40", run_id="r", **labels)
+    alerts = [
+        said(CRITICAL, {}, "Entropy of run r fell to 0.04 within minutes: -96%, below -90%"),
+        said(CRITICAL, {"rank": "1"}, "Entropy of run r fell to 0.05 within minutes: -95%, below -90% (rank 1)"),
+        said(CRITICAL, {"rank": "2"}, "Entropy of run r fell to 0.03 within minutes: -97%, below -90% (rank 2)"),
+    ]
     test = {"eval_time": "300s", "alertname": "EntropyCollapse", "exp_alerts": alerts}
-    scenario.check(find_promtool(name), tmp_path, alert_rule_test=[test])
+    if name == "vmalert-tool":
+        scenario.check_texts_with_vmalert(find_beside_promtool(name), tmp_path, test)
+    else:
+        scenario.check(find_promtool(name), tmp_path, alert_rule_test=[test])
 
 
 def test_every_alert_about_a_run_says_which_rank() -> None:
