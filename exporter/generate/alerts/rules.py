@@ -137,10 +137,13 @@ def _at_step(alert: Alert, catalog: Catalog) -> str:
 def _now(alert: Alert, catalog: Catalog) -> str:
     """Template that looks up the value of which the alert tells only how much it has changed."""
     x, arguments = _own_series(alert, catalog)
-    window = windows(alert.condition, catalog)[0]
-    recent = _RECENT.get(alert.condition.value, "quantile_over_time(0.5, {}) or last_over_time({}[1d])")
-    query = f"printf `{recent.format(f'{x}[{window}]', x)}` {' '.join(arguments)} | query"
-    return f"{{{{ range {query} }}}} to {{{{ .Value | printf `%.3g` }}}}{{{{ end }}}}"
+    value, window = alert.condition.value, windows(alert.condition, catalog)[0]
+    recent = _RECENT.get(value, "quantile_over_time(0.5, {})").format(f"{x}[{window}]")
+    query = recent if value == "rate" else f"{recent} or last_over_time({x}[1d])"
+    return (
+        f"{{{{ range printf `{query}` {' '.join(arguments)} | query }}}}"
+        " to {{ .Value | printf `%.3g` }}{{ end }}"
+    )
 
 
 def _own_series(alert: Alert, catalog: Catalog) -> tuple[str, list[str]]:
