@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from exporter.catalog.checks import check_pattern
 from exporter.catalog.decode import as_list, as_mapping, build, known, one_of, require, typed
 from exporter.catalog.model import Alert, Runs
-from exporter.catalog.rules import SEVERITIES, banded, check_order, check_pattern
+from exporter.catalog.rules import SEVERITIES, banded, check_order
 from exporter.records import is_free_label
 
 __all__ = ["adjusted", "merged"]
@@ -100,13 +102,34 @@ def _silenced(alerts: Sequence[Alert], data: Any, where: str) -> list[Alert]:
     if silence.severity:
         one_of(silence.severity, SEVERITIES, where, "severity")
     result: list[Alert] = []
-    for alert in alerts:
-        is_meant = silence.alert in ("", alert.name) and silence.severity in ("", alert.severity)
-        if not is_meant or (runs and not _is_about_runs(alert)):
-            result.append(alert)
-        elif runs:
-            result.append(_without(alert, runs))
+    for _, rule in itertools.groupby(alerts, lambda alert: (alert.name, alert.runs)):
+        result += _without_severities(list(rule), silence, runs, where)
     return result
+
+
+def _without_severities(rule: list[Alert], silence: _Silence, runs: Runs, where: str) -> list[Alert]:
+    """A rule's severities without the silenced ones, for some runs or all; what is left covers their values, too."""
+    meant = [a for a in rule if silence.alert in ("", a.name) and silence.severity in ("", a.severity)]
+    if not meant or (runs and not _is_about_runs(rule[0])):
+        return rule
+    left = banded(alert for alert in rule if alert not in meant)
+    if not runs:
+        return left
+    wider = [alert for alert in left if alert not in rule]
+    changed = {alert.severity for alert in (*meant, *wider)}
+    others = [_without(alert, runs) if alert.severity in changed else alert for alert in rule]
+    return [*others, *(dataclasses.replace(alert, runs=_both(alert.runs, runs, where)) for alert in wider)]
+
+
+def _both(some: Runs, others: Runs, where: str) -> Runs:
+    """The runs that are among both."""
+    for label in some.keys() & others.keys():
+        message = (
+            f"runs: {label} {others[label]!r} cannot be joined with that of a threshold, {some[label]!r}: "
+            "instead of this silence, give the runs a threshold that they never reach, such as critical: 1e9"
+        )
+        require(some[label] == others[label], where, message)
+    return {**some, **others}
 
 
 def _alert_name(name: Any, alerts: Sequence[Alert], where: str) -> str:

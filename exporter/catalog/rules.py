@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from exporter.catalog.decode import WINDOW, as_list, as_mapping, as_texts, build, known, one_of, require, typed
+from exporter.catalog.checks import TEXTS, check_alert, check_condition
+from exporter.catalog.decode import as_list, as_mapping, as_texts, build, known, one_of, require, typed
 from exporter.catalog.model import Alert, Condition, Group, Metric
 
-__all__ = ["SEVERITIES", "banded", "check_order", "check_pattern", "decode_alerts", "with_alerts"]
+__all__ = ["SEVERITIES", "banded", "check_order", "decode_alerts", "with_alerts"]
 
 SEVERITIES = ("info", "warning", "critical")
 """Each one worse than the one before."""
 
 _SIDES = ("above", "below")
-_VALUES = ("median", "worst", "lowest", "highest", "mean", "increase", "rate")
-_AGAINST = ("", "before", "highest", "spread")
-_ABOUT = ("run", "rank", "any run", "gpu", "host", "exporter")
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 _CONDITION = {field.name for field in dataclasses.fields(Condition)} - {"above", "up_to", "below", "down_to"}
 _RULE = {field.name for field in dataclasses.fields(Alert)} - {"name", "severity", "condition", "runs", "excluded"}
-_TEXTS = ("summary", "meaning", "action")
 
 
 def decode_alerts(
@@ -52,8 +50,7 @@ def banded(alerts: Iterable[Alert]) -> list[Alert]:
     """The severities of one rule with bounds that touch and never overlap: each ends where the next begins."""
     ordered = sorted(alerts, key=lambda alert: SEVERITIES.index(alert.severity))
     ends = [alert.condition.bound for alert in ordered[1:]]
-    limits: list[float | None] = [*ends, None]
-    return [_limited(alert, limit) for alert, limit in zip(ordered, limits, strict=True)]
+    return [_limited(alert, end) for alert, end in itertools.zip_longest(ordered, ends)]
 
 
 def _limited(alert: Alert, limit: float | None) -> Alert:
@@ -77,13 +74,13 @@ def _rule(name: Any, data: Any, metrics: Mapping[str, Metric], where: str) -> li
     metric = metrics.get(condition.get("metric", ""))
     if metric:
         common.setdefault("group", metric.group)
-    texts = {key: _by_severity(common.get(key), bounds, f"{where}: {key}") for key in _TEXTS}
+    texts = {key: _by_severity(common.get(key), bounds, f"{where}: {key}") for key in TEXTS}
     alerts = [
         build(
             Alert,
             {
                 **common,
-                **{key: texts[key][severity] for key in _TEXTS},
+                **{key: texts[key][severity] for key in TEXTS},
                 "name": name,
                 "severity": severity,
                 "condition": build(Condition, {**condition, side: bound}, where),
@@ -93,7 +90,7 @@ def _rule(name: Any, data: Any, metrics: Mapping[str, Metric], where: str) -> li
         for severity, bound in bounds.items()
     ]
     for alert in alerts:
-        _check_alert(alert, metrics, where)
+        check_alert(alert, metrics, where)
     return banded(alerts)
 
 
@@ -135,45 +132,5 @@ def _by_severity(data: Any, severities: Iterable[str], where: str) -> dict[str, 
 
 def _other(data: Any, metrics: Mapping[str, Metric], where: str) -> Condition:
     condition = build(Condition, data, where)
-    _check_condition(condition, metrics, where)
+    check_condition(condition, metrics, where)
     return condition
-
-
-def _check_alert(alert: Alert, metrics: Mapping[str, Metric], where: str) -> None:
-    one_of(alert.about, _ABOUT, where, "about")
-    for window in (alert.lasting, alert.hold, alert.interval):
-        require(not window or WINDOW.fullmatch(window), where, f"{window!r} must be a Prometheus duration such as 1m")
-    for name in alert.without:
-        one_of(name, tuple(metrics), where, "metric")
-    for text in _TEXTS:
-        require(getattr(alert, text).strip(), where, f"{text} is empty")
-    _check_condition(alert.condition, metrics, where)
-
-
-def _check_condition(condition: Condition, metrics: Mapping[str, Metric], where: str) -> None:
-    require(bool(condition.metric) != bool(condition.expression), where, "give exactly one of metric, expression")
-    require((condition.above is None) != (condition.below is None), where, "give exactly one of above, below")
-    for name in filter(None, (condition.metric, condition.per)):
-        one_of(name, tuple(metrics), where, "metric")
-    one_of(condition.value, _VALUES, where, "value")
-    one_of(condition.against, _AGAINST, where, "against")
-    for window in filter(None, (condition.window, condition.sparse_window, condition.baseline, condition.lag)):
-        require(WINDOW.fullmatch(window), where, f"window {window!r} must be a Prometheus duration such as 1m")
-    if condition.metric:
-        _check_metric(condition, metrics[condition.metric], where)
-
-
-def _check_metric(condition: Condition, metric: Metric, where: str) -> None:
-    kinds = {"increase": ("counter",), "rate": ("counter", "histogram")}.get(condition.value, ("gauge",))
-    require(metric.type in kinds, where, f"{condition.value} of {metric.name} needs a {' or '.join(kinds)}")
-    for label, pattern in condition.where.items():
-        one_of(label, metric.labels, f"{where}: where", "label")
-        check_pattern(pattern, f"{where}: where")
-
-
-def check_pattern(pattern: str, where: str) -> None:
-    """A text is a regular expression."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        require(False, where, f"{pattern!r} is no regular expression: {error}")

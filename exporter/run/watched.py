@@ -88,7 +88,7 @@ class _Watcher:
     def _learn(self, metrics: Mapping[str, Any]) -> None:
         """Claim the series of new keys; as on the pages, the first key that means a series has it."""
         for key in metrics:
-            place = self._namer.resolve(key)
+            place = self._namer.resolve(str(key))  # as it is stored
             if key in self._known or (place.family.name, place.labels) in self._owned:
                 continue
             self._owned.add((place.family.name, place.labels))

@@ -67,7 +67,7 @@ CONDITIONS: Mapping[tuple[str, str], Condition] = {
 }
 SAID = {
     "step-size": r"KL \(update\) of run step-size is \d\S*, above 0\.1",
-    "entropy-sign": r"Entropy of run entropy-sign changed by -9\d\S*% .*, below -90%",
+    "entropy-sign": r"Entropy of run entropy-sign fell to \S+ within minutes: -9\d\S*%, below -90%",
     "value-sign": r"Explained variance of run value-sign is \S+, below 0\.5",
     "nan": r"training_loss of run nan became NaN or infinite by step 6\d",
     "killed": r"Run killed crashed after step \d+ on " + re.escape(socket.gethostname()),

@@ -107,6 +107,14 @@ class Scenario:
         """Let promtool judge."""
         run_tests(promtool, folder, self.rules, [self.content(**more)], self.interval)
 
+    def check_texts_with_vmalert(self, tool: str, folder: Path, test: Mapping[str, Any]) -> None:
+        """Let vmalert-tool judge the texts of alerts."""
+        series = {"interval": f"{self.interval}s", "input_series": self.series, "alert_rule_test": [test]}
+        content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{max(self.interval, 5)}s", "tests": [series]}
+        (folder / "rules.yml").write_text(self.rules)
+        (folder / "test.yml").write_text(yaml.safe_dump(content, width=1000))
+        run_vmalert_tool(tool, folder, [folder / "test.yml"])
+
 
 def run_tests(promtool: str, folder: Path, rules: str, tests: Sequence[Mapping[str, Any]], interval: int) -> None:
     """Let promtool judge tests of rules that are evaluated every ``interval`` seconds, but at most every five."""
@@ -150,6 +158,11 @@ def judge_with_vmalert(tool: str, folder: Path, alert: str, cases: Sequence[Case
         content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{max(interval, 5)}s", "tests": own}
         files.append(folder / f"test-{interval}.yml")
         files[-1].write_text(yaml.safe_dump(content, width=1000))
+    run_vmalert_tool(tool, folder, files)
+
+
+def run_vmalert_tool(tool: str, folder: Path, files: Iterable[Path]) -> None:
+    """Let vmalert-tool judge files of tests."""
     command = [tool, "unittest", "--disableAlertgroupLabel", *(f"--files={file}" for file in files)]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -118,9 +118,13 @@ class Stack:
     @property
     def inhibited(self) -> list[tuple[str, str]]:
         """Name and run or host of the alerts that Alertmanager holds back because of another."""
+        return sorted((item["alertname"], item.get("run_id") or item["instance"]) for item in self.held_back)
+
+    @property
+    def held_back(self) -> list[dict[str, str]]:
+        """The labels of those alerts."""
         alerts = json.loads(get(f"{self.url}/api/v2/alerts"))
-        labels = [item["labels"] for item in alerts if item["status"]["inhibitedBy"]]
-        return sorted((item["alertname"], item.get("run_id") or item["instance"]) for item in labels)
+        return [item["labels"] for item in alerts if item["status"]["inhibitedBy"]]
 
 
 @pytest.fixture
@@ -162,6 +166,7 @@ def alert(name: str, severity: str, run: str = "ppo-1", *, value: str = "0.2103"
         "{{ $labels.kind }}": "update",
         "{{ $labels.metric }}": "training_loss",
         '{{ $value | printf "%.4g" }}': value,
+        '{{ with (index $labels "rank") }} (rank {{ . }}){{ end }}': "",
     }.items():
         notes = {key: text.replace(old, new) for key, text in notes.items()}
     return {
@@ -199,6 +204,43 @@ def test_a_critical_alert_silences_its_own_warning_only(stack: Stack) -> None:
     wait_until(lambda: expected <= set(stack.told), 30, "the other notifications")
     assert set(stack.told) == expected
     assert stack.inhibited == [("EntropyCollapse", "ppo-1"), ("KLDivergenceHigh", "ppo-1")]
+
+
+SERIES: list[tuple[str, dict[str, str], dict[str, str]]] = [
+    ("KLDivergenceHigh", {"kind": "update"}, {"kind": "reference"}),
+    ("RunStalled", {"rank": "3"}, {"rank": "5"}),
+    ("RunStalled", {}, {"rank": "5"}),
+    ("GPUIdle", {"uuid": "GPU-1", "gpu_instance_id": "1"}, {"uuid": "GPU-1", "gpu_instance_id": "2"}),
+    ("RankStraggling", {"rank": "1", "phase": "forward"}, {"rank": "1", "phase": "backward"}),
+    ("CheckCritical", {"check": "nccl"}, {"check": "reward"}),
+    ("TrainingNonFinite", {"metric": "training_loss"}, {"metric": "training_grad_norm"}),
+    ("GPUThrottled", {"uuid": "GPU-1", "reason": "hw_slowdown"}, {"uuid": "GPU-1", "reason": "hw_power_brake"}),
+]
+"""Alerts of one name and run, by the labels that tell two of its series apart."""
+
+
+def test_a_critical_alert_silences_the_warning_of_its_own_series_only(stack: Stack) -> None:
+    """Of two series of a run, the warning of the one that is critical is held back, and that of the other is told."""
+    notes = {"summary": "s", "description": "d", "action": "a", "watches": "w"}
+    matters = [(name, f"r{number}", *labels) for number, (name, *labels) in enumerate(SERIES)]
+
+    def one(name: str, severity: str, run: str, labels: Mapping[str, str]) -> dict[str, Any]:
+        return {"labels": {"alertname": name, "severity": severity, "run_id": run, **labels}, "annotations": notes}
+
+    stack.post([one(name, "critical", run, bad) for name, run, bad, _ in matters])
+    wait_until(lambda: len(stack.told) == len(SERIES), 30, "the critical notifications")
+    stack.post([one(name, "warning", run, labels) for name, run, *both in matters for labels in both])
+    wait_until(lambda: len(stack.held_back) >= len(SERIES), 30, "Alertmanager's judgement")
+    held_back = sorted(stack.held_back, key=lambda labels: labels["run_id"])
+    assert held_back == [one(name, "warning", run, bad)["labels"] for name, run, bad, _ in matters]
+
+
+def test_every_label_that_tells_series_of_a_rule_apart_is_compared() -> None:
+    """Whatever metric a rule, a user's too, watches with a label of the catalog's rules, series are not mixed up."""
+    equal = yaml.safe_load(SHIPPED.read_text())["inhibit_rules"][0]["equal"]
+    watched = [CATALOG.metrics[alert.condition.metric] for alert in CATALOG.alerts if alert.condition.metric]
+    same_as_uuid = {"gpu", "name"}
+    assert {label for metric in watched for label in metric.labels} - same_as_uuid <= set(equal)
 
 
 def test_what_follows_from_a_crash_is_not_told(stack: Stack) -> None:
@@ -245,3 +287,107 @@ def test_slack_and_mail_read_well_at_three_in_the_morning(stack: Stack) -> None:
     assert last["color"] == "good"
     assert "~KL (update) of run ppo-1 is 0.2103, above 0.1~" in last["text"]
     assert "Over: KL (update) of run ppo-1" in stack.mails[-1].text
+
+
+def test_one_message_tells_a_warning_and_a_critical_alert_of_a_run_apart(stack: Stack) -> None:
+    """The title is that of the worse one, and each line says its severity."""
+    stack.post([
+        alert("KLDivergenceHigh", "warning", kind="reference", team="vision", value="0.06"),
+        alert("KLDivergenceHigh", "critical", kind="update", team="vision"),
+    ])  # fmt: skip
+    wait_until(lambda: stack.slack, 30, "a message")
+    (message,) = stack.slack[0]["attachments"]
+    assert (message["title"], message["color"]) == ("CRITICAL: KLDivergenceHigh, run ppo-1", "danger")
+    assert "*warning: KL (update) of run ppo-1 is 0.06, above 0.05*" in message["text"]
+    assert "*critical: KL (update) of run ppo-1 is 0.2103, above 0.1*" in message["text"]
+    assert "Stop the run or lower the step size now" in message["text"]
+    assert "Watch reward and entropy" not in message["text"]
+
+
+# ------------------------------------------------------------------ rendered by amtool
+
+
+def rendered(amtool: str, folder: Path, name: str, alerts: Iterable[Mapping[str, Any]]) -> str:
+    """A template of the shipped file with a notification of these alerts, all of one name and run."""
+    content = [{"status": "resolved" if "endsAt" in item else "firing", **item} for item in alerts]
+    severities = {item["labels"]["severity"] for item in content}
+    data = {
+        "status": "firing" if any(item["status"] == "firing" for item in content) else "resolved",
+        "alerts": content,
+        "groupLabels": {"alertname": content[0]["labels"]["alertname"], "run_id": "ppo-1"},
+        "commonLabels": {"severity": severities.pop()} if len(severities) == 1 else {},
+    }
+    (folder / "data.json").write_text(json.dumps(data))
+    template = f'{{{{ template "telemetry.{name}" . }}}}'
+    command = [amtool, "template", "render", "--template.glob", folder / "notification.tmpl"]
+    command += ["--template.text", template, "--template.data", folder / "data.json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    print(answer.stdout)
+    return answer.stdout.strip()
+
+
+def of_severities(*severities: str) -> list[dict[str, Any]]:
+    """Alerts of one name and run, with these severities."""
+    names = {"info": "DataWaitHigh", "warning": "KLDivergenceHigh", "critical": "KLDivergenceHigh"}
+    return [alert(names[severity], severity) for severity in severities]
+
+
+@pytest.mark.parametrize(
+    ("severities", "worst", "color"),
+    [
+        (("warning", "critical"), "critical", "danger"),
+        (("critical", "warning"), "critical", "danger"),
+        (("warning", "warning"), "warning", "warning"),
+        (("info", "warning", "info"), "warning", "warning"),
+        (("info", "critical", "warning", "info"), "critical", "danger"),
+        (("info",), "info", "warning"),
+    ],
+)
+def test_a_notification_is_as_bad_as_the_worst_of_its_alerts(
+    amtool: str, folder: Path, severities: tuple[str, ...], worst: str, color: str
+) -> None:
+    """Title, colour, meaning and advice are those of the worst severity that fires, wherever it stands."""
+    alerts = of_severities(*severities)
+    assert rendered(amtool, folder, "title", alerts).startswith(f"{worst.upper()}: ")
+    assert rendered(amtool, folder, "color", alerts) == color
+    said = next(item["annotations"] for item in alerts if item["labels"]["severity"] == worst)
+    for name in ("slack", "mail"):
+        text = rendered(amtool, folder, name, alerts)
+        assert text.count(said["action"]) == text.count(said["description"]) == 1
+        assert ("critical: KL" in text) == (len(set(severities)) > 1 and worst == "critical")
+
+
+def test_what_is_over_makes_a_notification_no_worse(amtool: str, folder: Path) -> None:
+    """A critical alert that has ended beside a warning that fires leaves a warning; the end of both is an end."""
+    warning, critical = of_severities("warning", "critical")
+    assert rendered(amtool, folder, "title", [*over([critical]), warning]).startswith("WARNING: ")
+    assert rendered(amtool, folder, "color", [*over([critical]), warning]) == "warning"
+    assert rendered(amtool, folder, "title", over([critical, warning])).startswith("RESOLVED: ")
+    assert rendered(amtool, folder, "color", over([critical, warning])) == "good"
+    assert rendered(amtool, folder, "slack", over([critical])).endswith("It is over.")
+
+
+@pytest.mark.parametrize("name", ["slack", "mail"])
+def test_a_notification_of_many_ranks_stays_readable(amtool: str, folder: Path, name: str) -> None:
+    """Of 64 alerts ten are listed and all are counted, and the advice follows; so it is with those that are over."""
+    alerts = [alert("KLDivergenceHigh", "warning", value=f"0.0{rank}") for rank in range(64)]
+    text = rendered(amtool, folder, name, alerts)
+    assert text.count("KL (update) of run ppo-1") == 10
+    assert "and so on, 64 in all" in text
+    text = rendered(amtool, folder, name, [*over(alerts[:11]), *alerts[:2]])
+    assert text.count("KL (update) of run ppo-1") == 2 + 10
+    assert "and so on, 11 are over" in text
+    assert "in all" not in text
+
+
+@pytest.mark.parametrize("name", ["slack", "mail"])
+def test_without_a_runbook_there_is_no_link_to_one(amtool: str, folder: Path, name: str) -> None:
+    """Rules whose catalog has an empty ``runbook_url`` have no such annotation, and nothing points nowhere."""
+    (one,) = of_severities("critical")
+    assert "unbook" in rendered(amtool, folder, name, [one])
+    del one["annotations"]["runbook_url"]
+    text = rendered(amtool, folder, name, [one])
+    assert "unbook" not in text
+    assert "<|" not in text
+    assert "http://prometheus:9090/graph" in text

@@ -469,7 +469,6 @@ def test_every_kind_of_rule_of_ones_own_is_judged_or_left_out(tmp_path: Path) ->
         f"  Lowest: {{metric: rl_reward_mean, value: lowest, below: {{warning: 1}}, {texts}}}\n"
         f"  Highest: {{metric: rl_reward_mean, value: highest, above: {{critical: 9}}, {texts}}}\n"
         f"  Mean: {{metric: rl_reward_mean, value: mean, window: 1h, above: {{info: 4}}, {texts}}}\n"
-        f"  MeanChange: {{metric: rl_reward_mean, value: mean, against: before, above: {{info: 9}}, {texts}}}\n"
         f"  Spike: {{metric: rl_reward_mean, value: worst, against: before, above: {{info: 0}}, {texts}}}\n"
         f"  Share: {{metric: rl_reward_mean, per: rl_reward_std, value: mean, above: {{info: 0}}, {texts}}}\n"
         f"  Steps: {{metric: training_steps, value: rate, above: {{info: 0}}, {texts}}}\n"

@@ -243,6 +243,25 @@ def test_what_cannot_be_logged_cannot_break_it(start: Start, capsys: pytest.Capt
     assert capsys.readouterr().err.count("on_alert") <= 1
 
 
+class Metric:
+    """A key as an enumeration of metrics would be."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def test_a_key_that_is_no_text_is_judged_as_what_it_is_stored(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a number as key the others of the call are judged, and a key that is a metric's name when written is."""
+    assert told(alerts_of(start, [{1: 2.0, KL: 0.2}] * 3)) == [(CRITICAL, 0)]
+    metric = Metric(KL)
+    rows: list[Any] = [{metric: kl} for kl in (0.01, 0.2, 0.2)]
+    assert told(alerts_of(start, rows, run_id="r2")) == [(CRITICAL, 1)]
+    assert "on_alert" not in capsys.readouterr().err
+
+
 def test_a_finished_run_tells_nothing(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     """What is logged after the end is neither stored nor judged."""
     alerts: Alerts = []

@@ -84,11 +84,14 @@ BROKEN = {
         catalog(f"{{group: g, above: {{info: 1}}, {TEXTS}}}"),
         "one of metric, expression",
     ),
-    "an expression without a group": (catalog(f"{{expression: up, above: {{info: 1}}, {TEXTS}}}"), "unknown group ''"),
+    "an expression without a group": (
+        catalog(f"{{expression: up, watches: up, above: {{info: 1}}, {TEXTS}}}"),
+        "unknown group ''",
+    ),
     "no action": (catalog("{metric: m, above: {info: 1}, summary: s, meaning: m}"), "action: it is missing"),
     "an empty text": (
         catalog("{metric: m, above: {info: 1}, summary: s, meaning: ' ', action: a}"),
-        "meaning is empty",
+        "meaning: it is empty",
     ),
     "a text for one severity only": (
         catalog("{metric: m, above: {info: 1, warning: 2}, summary: s, meaning: {info: x}, action: a}"),
@@ -121,6 +124,116 @@ BROKEN = {
     "an unknown metric it must not have": (
         catalog(f"{{metric: m, without: [q], above: {{info: 1}}, {TEXTS}}}"),
         "unknown metric 'q'",
+    ),
+    "an expression about nothing": (
+        catalog(f"{{expression: up, group: g, above: {{info: 1}}, {TEXTS}}}"),
+        "watches is missing: say which series",
+    ),
+    "an expression with a warm-up": (
+        catalog(f"{{expression: up, group: g, watches: up, warm_up: 10, above: {{info: 1}}, {TEXTS}}}"),
+        "warm_up 10 needs a metric: compare training_steps_total",
+    ),
+    "an expression about GPUs": (
+        catalog(f"{{expression: up, group: g, watches: up, about: gpu, above: {{info: 1}}, {TEXTS}}}"),
+        "about gpu needs a metric: join run_gpu_info",
+    ),
+    "an expression with a hold": (
+        catalog(f"{{expression: up, group: g, watches: up, hold: 2h, above: {{info: 1}}, {TEXTS}}}"),
+        "hold 2h is for a change",
+    ),
+    "an expression with what is a metric's": (
+        catalog(f"{{expression: up, group: g, watches: up, value: mean, absolute: true, above: {{info: 1}}, {TEXTS}}}"),
+        "absolute, value: that is for a metric",
+    ),
+    "an expression with a step": (
+        catalog(
+            "{expression: up, group: g, watches: up, above: {info: 1}, summary: 's{at_step}', meaning: m, action: a}"
+        ),
+        "summary: {at_step} is looked up in a metric",
+    ),
+    "an expression with the value of now": (
+        catalog("{expression: up, group: g, watches: up, above: {info: 1}, summary: s, meaning: 'm{now}', action: a}"),
+        "meaning: {now} is looked up in a metric",
+    ),
+    "a ratio of medians": (
+        catalog(f"{{metric: m, per: m, above: {{info: 1}}, {TEXTS}}}"),
+        "per has no meaning here: it is for value: mean",
+    ),
+    "the size of a mean": (
+        catalog(f"{{metric: m, value: mean, absolute: true, above: {{info: 1}}, {TEXTS}}}"),
+        "absolute has no meaning here: it is for value: median",
+    ),
+    "the size of a rate": (
+        catalog(f"{{metric: c, value: rate, absolute: true, above: {{info: 1}}, {TEXTS}}}"),
+        "absolute has no meaning here",
+    ),
+    "the size of a spread": (
+        catalog(f"{{metric: m, against: spread, absolute: true, above: {{info: 1}}, {TEXTS}}}"),
+        "absolute has no meaning here",
+    ),
+    "a gauge from nothing": (
+        catalog(f"{{metric: m, from_nothing: true, above: {{info: 1}}, {TEXTS}}}"),
+        "from_nothing has no meaning here: it is for value: increase",
+    ),
+    "a mean of sparse updates": (
+        catalog(f"{{metric: m, value: mean, sparse_window: 1h, above: {{info: 1}}, {TEXTS}}}"),
+        "sparse_window has no meaning here",
+    ),
+    "a mean that is compared": (
+        catalog(f"{{metric: m, value: mean, against: before, above: {{info: 1}}, {TEXTS}}}"),
+        "mean cannot be compared against before",
+    ),
+    "an increase that is compared": (
+        catalog(f"{{metric: c, value: increase, against: spread, above: {{info: 1}}, {TEXTS}}}"),
+        "increase cannot be compared against spread",
+    ),
+    "a rate against its highest": (
+        catalog(f"{{metric: c, value: rate, against: highest, above: {{info: 1}}, {TEXTS}}}"),
+        "rate cannot be compared against highest",
+    ),
+    "a baseline of nothing": (
+        catalog(f"{{metric: m, baseline: 1h, above: {{info: 1}}, {TEXTS}}}"),
+        "baseline has no meaning here: it is for against: before, highest, spread",
+    ),
+    "a lag of nothing": (
+        catalog(f"{{metric: m, lag: 1h, above: {{info: 1}}, {TEXTS}}}"),
+        "lag has no meaning here",
+    ),
+    "a scale of nothing": (
+        catalog(f"{{metric: m, least_scale: 0.1, above: {{info: 1}}, {TEXTS}}}"),
+        "least_scale has no meaning here",
+    ),
+    "half of nothing": (
+        catalog(f"{{metric: m, half_full: true, above: {{info: 1}}, {TEXTS}}}"),
+        "half_full has no meaning here",
+    ),
+    "a hold of a level": (
+        catalog(f"{{metric: m, hold: 2h, above: {{info: 1}}, {TEXTS}}}"),
+        "hold 2h is for a change: give against",
+    ),
+    "a hold of single updates": (
+        catalog(f"{{metric: m, hold: 2h, against: before, value: worst, above: {{info: 1}}, {TEXTS}}}"),
+        "hold 2h is for a change",
+    ),
+    "the worst of a GPU": (
+        catalog(f"{{metric: m, about: gpu, value: worst, above: {{info: 1}}, {TEXTS}}}"),
+        "about gpu takes no value worst",
+    ),
+    "a host's warm-up": (
+        catalog(f"{{metric: m, about: host, warm_up: 5, above: {{info: 1}}, {TEXTS}}}"),
+        "warm_up 5 is for what is about run, any run, gpu, not about host",
+    ),
+    "a second condition that says too much": (
+        catalog(f"{{metric: m, also: [{{metric: m, per: m, above: 1}}], above: {{info: 1}}, {TEXTS}}}"),
+        "also: per has no meaning here",
+    ),
+    "a bound as a whole number": (
+        catalog("{metric: m, above: {info: 1}, summary: s, meaning: m, action: 'a {bound:d}'}"),
+        "action: 'a {bound:d}' has a bound that cannot be written",
+    ),
+    "a template without an end": (
+        catalog("{metric: m, above: {info: 1}, summary: '{{ $value is {{ $value }}', meaning: m, action: a}"),
+        "has a {{ without its }}, so Prometheus would refuse all rules",
     ),
     "a second condition without bound": (
         catalog(f"{{metric: m, also: [{{metric: m}}], above: {{info: 1}}, {TEXTS}}}"),

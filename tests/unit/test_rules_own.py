@@ -13,6 +13,7 @@ from exporter.catalog import Alert, load_catalog
 from exporter.cli import main
 from exporter.errors import ConfigError
 from exporter.generate.alerts import alert_rules
+from exporter.generate.alerts.numbers import quoted
 from tests.support.journals import CATALOG
 from tests.support.promtool import CRITICAL, PROMTOOLS, WARNING, Scenario, find_promtool, firing
 from tests.support.servers import REPOSITORY
@@ -134,6 +135,69 @@ def test_each_run_has_the_threshold_of_its_labels(name: str, tmp_path: Path, own
     scenario.expect([60, 290], fires).check(find_promtool(name), tmp_path)
 
 
+def bands(path: Path, name: str) -> list[tuple[str, float, float | None, dict[str, str], list[dict[str, str]]]]:
+    """Severity, band and runs of each alert of that name."""
+    return [(a.severity, a.above, a.up_to, dict(a.runs), list(map(dict, a.excluded))) for a in alerts(path, name)]
+
+
+def test_what_is_left_of_a_rule_covers_the_values_of_a_silenced_severity(tmp_path: Path) -> None:
+    """Without its critical severity the warning has no upper bound, also for the runs with thresholds of their own."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("""
+thresholds: [{alert: KLDivergenceHigh, runs: {experiment: bold}, warning: 0.3, critical: 0.9}]
+silences: [{alert: KLDivergenceHigh, severity: critical}, {alert: DataWaitHigh, severity: info}]
+""")
+    bold = {"experiment": "bold"}
+    assert bands(path, "KLDivergenceHigh") == [("warning", 0.05, None, {}, [bold]), ("warning", 0.3, None, bold, [])]
+    assert bands(path, "DataWaitHigh") == [("warning", 0.5, None, {}, [])]
+
+
+def test_a_severity_is_silenced_for_some_runs(tmp_path: Path) -> None:
+    """For these the milder severity has no upper bound, with their own threshold where they have one; others stay."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("""
+thresholds: [{alert: KLDivergenceHigh, runs: {experiment: bold}, warning: 0.3, critical: 0.9}]
+silences: [{severity: critical, runs: {user_id: a}}, {alert: KLDivergenceHigh, severity: critical, runs: {user_id: b}}]
+""")
+    a, b, bold = {"user_id": "a"}, {"user_id": "b"}, {"experiment": "bold"}
+    assert bands(path, "KLDivergenceHigh") == [
+        ("warning", 0.05, 0.1, {}, [bold, a, b]),
+        ("critical", 0.1, None, {}, [bold, a, b]),
+        ("warning", 0.05, None, b, [bold, a]),
+        ("warning", 0.05, None, a, [bold]),
+        ("warning", 0.3, 0.9, bold, [a, b]),
+        ("critical", 0.9, None, bold, [a, b]),
+        ("warning", 0.3, None, {**bold, **b}, [a]),
+        ("warning", 0.3, None, {**bold, **a}, []),
+    ]
+    assert [(c.severity, list(c.excluded)) for c in alerts(path, "RunCrashed")] == [("critical", [a])]
+    assert [(c.severity, list(c.excluded)) for c in alerts(path, "GPUIdle")] == [("warning", [])]
+
+
+@pytest.mark.parametrize("name", PROMTOOLS)
+def test_a_run_without_critical_alerts_is_warned_of_the_worst_values(name: str, tmp_path: Path) -> None:
+    """Whatever a value beyond the bound, exactly one alert says so."""
+    (tmp_path / "mine.yaml").write_text("""
+thresholds: [{alert: KLDivergenceHigh, runs: {experiment: bold}, warning: 0.3, critical: 0.9}]
+silences:
+  - {severity: critical, runs: {user_id: a.*}}
+  - {alert: KLDivergenceHigh, severity: critical, runs: {user_id: .*b}}
+""")
+    bold, scenario = {"experiment": "bold"}, Scenario(rules=alert_rules(load_catalog(tmp_path / "mine.yaml")))
+    fires = []
+    for user, rule in (("a", "user_id a.*"), ("b", "user_id .*b"), ("ab", "user_id a.*"), ("c", "")):
+        for run, kl, tags, more in ((f"{user}-plain", 0.5, {}, ""), (f"{user}-bold", 1.0, bold, "experiment bold")):
+            labels = {"run_id": run, "user_id": user, **tags}
+            scenario.add("run_status", "1+0x60", status="running", **labels)
+            scenario.add("rl_kl_divergence", f"{kl}+0x60", kind="update", **labels)
+            runs = ", ".join(filter(None, (more, rule)))
+            severity = WARNING if rule else CRITICAL
+            fires.append(
+                firing("KLDivergenceHigh", severity, kind="update", **labels, **({"runs": runs} if runs else {}))
+            )
+    scenario.expect([290], fires).check(find_promtool(name), tmp_path)
+
+
 @pytest.mark.parametrize("name", PROMTOOLS)
 def test_silences_leave_out_runs_and_rules(name: str, tmp_path: Path, own: Path) -> None:
     """A silenced run raises nothing, a silenced alert not for those runs, and other runs are as before."""
@@ -149,6 +213,49 @@ def test_silences_leave_out_runs_and_rules(name: str, tmp_path: Path, own: Path)
             fires.append(firing("Toxic", CRITICAL, run_id=run, user_id=user))
     fires.append(firing("ClipFractionHigh", WARNING, run_id="b", user_id="bob"))
     scenario.expect([60, 290], fires).check(find_promtool(name), tmp_path)
+
+
+READ_OTHERWISE = ["x{,3}", "[[:alpha:]]+"]
+UNLIKE_PROMETHEUS = [
+    "(?!prod-).*", "a(?=b)b", ".*(?<=x)", "(?<!x)y", r"(a)\1", "(?P<a>x)(?P=a)", r"(a)?(?(1)b|c)", r"x\Z", r"\u0061b",
+    "(?#c)x", "(?x) a", "(?s:(?a:x))", "a++", "(?>a)", r"[(\]]x(?!y)", *READ_OTHERWISE,
+]  # fmt: skip
+"""Regular expressions of Python that Prometheus refuses, or reads otherwise."""
+LIKE_PROMETHEUS = [
+    "ppo|dqn", r"run-\d+(?:\.\d+)?", "[(?=]+", r"\\Z", r"[^]\]]*", "(?i:PPO).*", "(?P<name>x+)", "x{2,3}?", r"a\+\+",
+    "[*+]+", r"\x41",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", UNLIKE_PROMETHEUS)
+def test_a_pattern_that_prometheus_would_refuse_is_refused(tmp_path: Path, pattern: str) -> None:
+    """What only Python has in regular expressions is an error with the pattern, instead of a file without any alert."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"silences": [{"runs": {"run_id": pattern}}]}))
+    with pytest.raises(
+        ConfigError, match=r"silences, entry 1: runs: run_id: .*which Prometheus' regular expressions lack"
+    ):
+        load_catalog(path)
+
+
+@pytest.mark.parametrize("name", PROMTOOLS)
+def test_a_pattern_that_is_taken_is_taken_by_prometheus(name: str, tmp_path: Path) -> None:
+    """Promtool accepts rules with all of them, and none with those that are refused because Prometheus would."""
+    silences = [{"runs": {"run_id": pattern}} for pattern in LIKE_PROMETHEUS]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"silences": silences}))
+    assert promtool_complaint(find_promtool(name), tmp_path, alert_rules(load_catalog(tmp_path / "mine.yaml"))) == ""
+    for pattern in UNLIKE_PROMETHEUS:
+        rules = {"groups": [{"name": "g", "rules": [{"alert": "A", "expr": f"up{{job=~{quoted(pattern)}}}"}]}]}
+        is_refused = bool(promtool_complaint(find_promtool(name), tmp_path, yaml.safe_dump(rules)))
+        assert is_refused != (pattern in READ_OTHERWISE)
+
+
+def promtool_complaint(promtool: str, folder: Path, rules: str) -> str:
+    """What promtool says of rules that it does not accept."""
+    (folder / "rules.yml").write_text(rules)
+    command = [promtool, "check", "rules", "rules.yml"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return answer.stdout + answer.stderr if answer.returncode else ""
 
 
 BROKEN = {
@@ -191,6 +298,13 @@ BROKEN = {
         "runbook_url: 'http://w/#x'",
         "'http://w/#x' must be the address of RUNBOOK.md without",
     ),
+    "a silence and a threshold of the same label": (
+        """
+thresholds: [{alert: KLDivergenceHigh, runs: {run_id: a.*}, warning: 0.06}]
+silences: [{severity: critical, runs: {run_id: .*b}}]
+""",
+        "silences, entry 1: runs: run_id '.*b' cannot be joined with that of a threshold, 'a.*'",
+    ),
     "a silence of an unknown alert": ("silences: [{alert: Loud}]", "unknown alert 'Loud'"),
     "thresholds as mapping": ("thresholds: {}", "thresholds: {} must be a list"),
     "a key that belongs to another metric": (
@@ -223,6 +337,55 @@ def test_the_command_writes_the_rules_of_one_s_own_catalog(tmp_path: Path, own: 
     own.write_text("silences: [{}]")
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+REFUSED = """
+rules:
+  Mine:
+    group: rl
+    watches: rl_reward_mean
+    expression: rl_reward_mean <<< 3
+    above: {warning: 0}
+    summary: "{{ $value | sideways }}"
+    meaning: m
+    action: a
+"""
+
+
+def test_rules_that_promtool_refuses_are_not_written(
+    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake in an expression is an error with promtool's words, and the rules that stood there before stay."""
+    rules = tmp_path / "alerts/training.rules.yml"
+    arguments = ["generate", "alerts", "--catalog", str(own), "-o", str(tmp_path)]
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    before = rules.read_text()
+    for text in (REFUSED, REFUSED.replace("<<<", "<")):
+        own.write_text(text)
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert rules.read_text() == before
+        error = capsys.readouterr().err
+        assert f"{own}: promtool refuses its rules" in error
+        assert ("unexpected <op:<>" if "<<<" in text else 'function "sideways" not defined') in error
+        assert "alerts/training.rules.yml" in error
+    own.write_text(REFUSED.replace("<<<", "<").replace(" | sideways", ""))
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert rules.read_text() != before
+
+
+def test_without_promtool_it_is_said_that_rules_are_not_checked(
+    tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are written, and one line says what was left out; of files without rules nothing is said."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for what, lines in (("reference", 0), ("alerts", 1)):
+        with pytest.raises(SystemExit, match="0"):
+            main(["generate", what, "--catalog", str(own), "-o", str(tmp_path)])
+        assert capsys.readouterr().err.count("\n") == lines
+    assert (tmp_path / "alerts/training.rules.yml").is_file()
 
 
 @pytest.mark.parametrize(
