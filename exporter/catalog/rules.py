@@ -23,6 +23,7 @@ _ABOUT = ("run", "rank", "any run", "gpu", "host", "exporter")
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 _CONDITION = {field.name for field in dataclasses.fields(Condition)} - {"above", "up_to", "below", "down_to"}
 _RULE = {field.name for field in dataclasses.fields(Alert)} - {"name", "severity", "condition", "runs", "excluded"}
+_WINDOWS = ("window", "sparse_window", "rare_window", "baseline", "lag")
 _TEXTS = ("summary", "meaning", "action")
 
 
@@ -157,7 +158,7 @@ def _check_condition(condition: Condition, metrics: Mapping[str, Metric], where:
         one_of(name, tuple(metrics), where, "metric")
     one_of(condition.value, _VALUES, where, "value")
     one_of(condition.against, _AGAINST, where, "against")
-    for window in filter(None, (condition.window, condition.sparse_window, condition.baseline, condition.lag)):
+    for window in filter(None, (getattr(condition, name) for name in _WINDOWS)):
         require(WINDOW.fullmatch(window), where, f"window {window!r} must be a Prometheus duration such as 1m")
     if condition.metric:
         _check_metric(condition, metrics[condition.metric], where)
