@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from exporter.catalog import Alert, Catalog, Runs
-from exporter.catalog.windows import fraction, known, windows
+from exporter.catalog.windows import fraction, known, seconds, windows
 from exporter.generate.alerts.numbers import (
     ON_RUN,
     as_operand,
@@ -25,8 +25,8 @@ from exporter.generate.alerts.numbers import (
 
 __all__ = ["condition", "expression"]
 
-_AFTER_RESTART = 12
-"""After a restart an increase must be one of the last twelfth of the window."""
+_AFTER_RESTART, _LONGEST_AFTER_RESTART = 6, "5m"
+"""After a restart an increase must be one of the last sixth of the window, at most so long ago."""
 
 
 def expression(alert: Alert, catalog: Catalog) -> str:
@@ -91,7 +91,7 @@ def _more(alert: Alert, catalog: Catalog) -> list[str]:
 def _increased(alert: Alert, catalog: Catalog) -> str:
     """An increase, which after a restart must be one of the new attempt."""
     x, span = selected(alert.condition, catalog), windows(alert.condition, catalog)[0]
-    recent = increase(x, fraction(span, _AFTER_RESTART))
+    recent = increase(x, min(fraction(span, _AFTER_RESTART), _LONGEST_AFTER_RESTART, key=seconds))
     return bounded(either([f"{increase(x, span)} {not_restarted(span)}", recent]), alert.condition)
 
 

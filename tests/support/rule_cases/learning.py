@@ -203,13 +203,13 @@ LEARNING: Mapping[str, Sequence[Case]] = {
         Case(
             "with an update every ten minutes",
             {ENTROPY: every(10, [2.0, 2.1] * 10 + [0.5] * 20)},
-            {11_940: "", 13_800: WARNING, 16_200: WARNING, 18_600: WARNING},
+            {11_940: "", 13_800: WARNING, 16_200: WARNING, 18_000: WARNING},
             60,
         ),
         Case(
             "to a twentieth at that pace",
             {ENTROPY: every(10, [2.0] * 20 + [0.05] * 20)},
-            {11_940: "", 13_800: CRITICAL, 16_200: CRITICAL, 18_600: CRITICAL},
+            {11_940: "", 13_800: CRITICAL, 16_200: CRITICAL, 18_000: CRITICAL},
             60,
         ),
         Case(
