@@ -52,7 +52,7 @@ class Condition:
     """A number made of a metric's recent updates, and the bounds beyond which it is bad.
 
     Bad is ``above`` < number <= ``up_to``, or ``below`` > number >= ``down_to``; the second bounds are optional.
-    Where a run was restarted, only updates of the last ``window`` count, as others may be of the attempt before.
+    Where a run was restarted, no window counts that reaches back before that.
     """
 
     metric: str = ""
@@ -64,7 +64,8 @@ class Condition:
     """Made of the updates in the window:
 
     - ``median``: bad is what stays bad. The window is the shortest of ``window``, a third of ``sparse_window`` and
-      ``sparse_window`` that holds three updates; where none does, the last update decides.
+      ``sparse_window`` that holds three updates; where none does, the last update decides, for four such windows where
+      updates are that rare.
     - ``worst``: one bad update of three or more, while their median is within the bounds.
     - ``lowest``, ``highest``: of three updates or more; ``mean``: over the time of the window.
     - ``increase``: of a counter within the window; ``rate``: of a counter or a histogram's sum, per second.
@@ -86,6 +87,10 @@ class Condition:
     counts as at least this share of the mean: a flat series has none of its own."""
     least_updates: int = 3
     """How many updates window and baseline must hold to be compared."""
+    rare_window: str = ""
+    """A further window to compare, with ten of them before it, for runs whose updates are too rare for the others."""
+    rare_updates: int = 3
+    """How many updates the baseline before ``rare_window`` must hold."""
     half_full: bool = False
     """The older half of the baseline must hold updates: a run that has only begun is not compared."""
     absolute: bool = False
@@ -140,7 +145,7 @@ class Alert:
     also: tuple[Condition, ...] = ()
     """More conditions that must hold for the run; where there is ``hold``, only when it begins to fire."""
     unless: tuple[Condition, ...] = ()
-    """Conditions that must not hold for the run."""
+    """Conditions of which one at least must not hold for the run."""
     without: tuple[str, ...] = ()
     """Metrics whose presence says that the rule is not for this run."""
     warm_up: int = 0

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from exporter.catalog.model import Catalog, Condition
 
-__all__ = ["Baseline", "baselines", "fraction", "seconds", "total", "windows"]
+__all__ = ["RARE", "Baseline", "baselines", "fraction", "known", "seconds", "total", "windows"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -23,6 +23,15 @@ def windows(condition: Condition, catalog: Catalog) -> list[str]:
     return [_duration(span) for span in spans]
 
 
+RARE = 5
+"""Where updates are rarer than the last window is long, four of these hold at most so many."""
+
+
+def known(condition: Condition, catalog: Catalog) -> str:
+    """How long the last update counts where updates are rarer than the last window is long."""
+    return _times(4, windows(condition, catalog)[-1])
+
+
 class Baseline(NamedTuple):
     """The time that a window is compared with."""
 
@@ -31,14 +40,21 @@ class Baseline(NamedTuple):
     length: str
     lag: str
     """How long ago it ends."""
+    least_updates: int
+    """How many updates it must hold."""
 
 
 def baselines(condition: Condition, catalog: Catalog) -> list[Baseline]:
-    """The first window and the last, each with the baseline before it."""
+    """The first window, the last, and the one for rare updates, each with the baseline before it."""
     first, *longer = windows(condition, catalog)
-    baseline = Baseline(first, condition.baseline or _times_ten(first), condition.lag or first)
-    last = [Baseline(span, _times_ten(span), max(span, baseline.lag, key=seconds)) for span in longer[-1:]]
-    return [baseline, *last]
+    lag, least = condition.lag or first, condition.least_updates
+    spans = [(span, least) for span in longer[-1:]]
+    if condition.rare_window:
+        spans.append((condition.rare_window, condition.rare_updates))
+    return [
+        Baseline(first, condition.baseline or _times(10, first), lag, least),
+        *(Baseline(span, _times(10, span), max(span, lag, key=seconds), updates) for span, updates in spans),
+    ]
 
 
 def fraction(span: str, parts: int) -> str:
@@ -56,8 +72,8 @@ def seconds(text: str) -> int:
     return int(text[:-1]) * _SECONDS[text[-1]]
 
 
-def _times_ten(span: str) -> str:
-    return _duration(10 * seconds(span))
+def _times(factor: int, span: str) -> str:
+    return _duration(factor * seconds(span))
 
 
 def _duration(length: int) -> str:

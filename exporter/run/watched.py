@@ -63,7 +63,7 @@ class _Watcher:
     def __init__(self, catalog: Catalog) -> None:
         self._namer = Namer(catalog)
         self._alerts = [alert for alert in alerts_of_run(catalog, {}) if _is_judged(alert)]
-        self._fallen = {alert.name: [_Fallen(other) for other in alert.unless] for alert in self._alerts}
+        self._excuses = {alert.name: [_Excuse(other) for other in alert.unless] for alert in self._alerts}
         self._known: set[str] = set()
         self._owned: set[tuple[str, Labels]] = set()
         self._watches: list[_Watch] = []
@@ -92,7 +92,7 @@ class _Watcher:
             if key in self._known or (place.family.name, place.labels) in self._owned:
                 continue
             self._owned.add((place.family.name, place.labels))
-            watch = _Watch(key, place, self._alerts, self._fallen)
+            watch = _Watch(key, place, self._alerts, self._excuses)
             if watch.is_needed:
                 self._watches.append(watch)
         self._known.update(metrics)
@@ -102,7 +102,7 @@ class _Watch:
     """Watches one series."""
 
     def __init__(
-        self, key: str, name: SeriesName, alerts: list[Alert], fallen: Mapping[str, Sequence[_Fallen]]
+        self, key: str, name: SeriesName, alerts: list[Alert], excuses: Mapping[str, Sequence[_Excuse]]
     ) -> None:
         self.key = key
         self.scale = name.scale
@@ -111,8 +111,8 @@ class _Watch:
         self._metric = name.family.name
         self._labels = dict(name.labels)
         ladders = thresholds(alerts, self._metric, self._labels)
-        self._rules = [_Rule(ladder, fallen[ladder.alerts[0].name]) for ladder in ladders]
-        self._followers = [other for others in fallen.values() for other in others if other.metric == self._metric]
+        self._rules = [_Rule(ladder, excuses[ladder.alerts[0].name]) for ladder in ladders]
+        self._followers = [other for others in excuses.values() for other in others if other.metric == self._metric]
         self._nonfinite = next((alert for alert in alerts if counts_nonfinite(alert, self._metric)), None)
         self._calm = _within([alert.condition for rule in self._rules for alert in rule.ladder.alerts])
         self._finite = WINDOW
@@ -153,7 +153,7 @@ class _Watch:
 class _Rule:
     """One rule for one series, and how it stands."""
 
-    def __init__(self, ladder: Ladder, unless: Sequence[_Fallen]) -> None:
+    def __init__(self, ladder: Ladder, unless: Sequence[_Excuse]) -> None:
         self.ladder = ladder
         self._unless = unless
         self._levels: deque[int] = deque(maxlen=WINDOW)
@@ -173,37 +173,43 @@ class _Rule:
         if level <= self._told or logged - len(self._levels) < self.ladder.alerts[0].warm_up - 1:
             return None
         lasts = min(lasting(tuple(self._levels)), level)
-        if lasts <= self._told or any(other.holds for other in self._unless):
+        if lasts <= self._told or (self._unless and all(other.holds for other in self._unless)):
             return None
         self._told = lasts
         return self.ladder.alerts[lasts - 1]
 
 
-class _Fallen:
-    """Whether a metric has fallen so far below its highest value that a rule has nothing to say (``Alert.unless``)."""
+class _Excuse:
+    """Whether a metric's highest value, or how far it has fallen below that, excuses a rule (``Alert.unless``)."""
 
     def __init__(self, condition: Condition) -> None:
         self.metric = condition.metric
         self._condition = condition
-        self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._highest = 0.0
+        self._values: deque[float] = deque(maxlen=_REMEMBERED)
 
     def add(self, value: float) -> None:
         """Take in one more value."""
         if math.isfinite(value):
-            self._highest = max(self._highest, value)
-            self._recent.append(value)
+            self._values.append(value)
 
     @property
     def holds(self) -> bool:
-        """Whether it has fallen so far."""
-        return self._highest > 0 and self._condition.holds(statistics.median(self._recent) / self._highest - 1)
+        """Whether it does."""
+        highest = max(self._values, default=0.0)
+        if not self._condition.against:
+            return self._condition.holds(highest)
+        recent = list(self._values)[-WINDOW:]
+        return highest > 0 and self._condition.holds(statistics.median(recent) / highest - 1)
 
 
 def _is_judged(alert: Alert) -> bool:
-    """Whether a script can judge an alert by itself: by its threshold, and how far other metrics have fallen."""
-    return not (alert.also or alert.without) and all(other.against == "highest" for other in alert.unless)
+    """Whether a script can judge an alert by itself: by its threshold, and by the highest values of its excuses."""
+    can_excuse = all("highest" in (other.against, other.value) for other in alert.unless)
+    return can_excuse and not (alert.also or alert.without)
 
+
+_REMEMBERED = 2000
+"""Of how many updates the highest is known: what was longer ago excuses nothing."""
 
 _NOTHING = math.inf, -math.inf
 """Bounds between which no value is."""

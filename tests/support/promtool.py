@@ -23,6 +23,7 @@ __all__ = [
     "WARNING",
     "Case",
     "Scenario",
+    "every",
     "find_promtool",
     "firing",
     "judge",
@@ -65,6 +66,11 @@ def selector(name: str, labels: Mapping[str, str]) -> str:
 def firing(alert: str, severity: str, **labels: str) -> str:
     """The series that Prometheus keeps for an alert that fires."""
     return selector("ALERTS", {"alertname": alert, "alertstate": "firing", "severity": severity, **labels})
+
+
+def every(number: int, values: Sequence[object]) -> list[object]:
+    """Each value followed by nothing, so that it comes once in so many."""
+    return [each for value in values for each in (value, *[None] * (number - 1))]
 
 
 class Scenario:

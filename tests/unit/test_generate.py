@@ -46,7 +46,6 @@ def of_x(alert: Alert, **fields: Any) -> str:
     return flat(condition(alert, Catalog({"g": Group("G")}, {"x": a_metric(**fields), "y": a_metric(name="y")})))
 
 
-NO_RESTART = "unless on (run_id, rank) (stddev_over_time(run_attempts[15m]) > 0)"
 ON = "and on (run_id, rank)"
 
 
@@ -55,10 +54,17 @@ def enough(window: str, count: int = 3) -> str:
     return f"count_over_time(x[{window}]) >= {count}"
 
 
+def no_restart(window: str) -> str:
+    """All of the window is of one attempt."""
+    return f"unless on (run_id, rank) (stddev_over_time(run_attempts[{window}]) > 0)"
+
+
 MEDIAN = (
     f"quantile_over_time(0.5, x[1m]) and {enough('1m')} or "
-    f"(quantile_over_time(0.5, x[5m]) and {enough('5m')} or quantile_over_time(0.5, x[15m]) and {enough('15m')} or "
-    f"last_over_time(x[15m])) {NO_RESTART}"
+    f"quantile_over_time(0.5, x[5m]) and {enough('5m')} {no_restart('5m')} or "
+    f"quantile_over_time(0.5, x[15m]) and {enough('15m')} {no_restart('15m')} or "
+    f"last_over_time(x[15m]) {no_restart('15m')} or last_over_time(x[5m]) {no_restart('5m')} or "
+    f"last_over_time(x[1h]) and count_over_time(x[1h]) <= 5 {no_restart('1h')}"
 )
 
 
@@ -166,9 +172,9 @@ def whole(**fields: Any) -> str:
         (
             {"warm_up": 50},
             (
-                f' {ON} run_status{{status="running"}} == 1 {ON} last_over_time(training_steps_total[1m]) >= 50 '
+                f' {ON} run_status{{status="running"}} == 1 {ON} last_over_time(training_steps_total[4m]) >= 50 '
                 "unless on (run_id, rank) (max by (run_id, rank) (count_over_time(x[1m])) "
-                "> on (run_id, rank) last_over_time(training_steps_total[1m]) - 49)"
+                "> on (run_id, rank) last_over_time(training_steps_total[4m]) - 49)"
             ),
         ),
     ],

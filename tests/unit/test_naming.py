@@ -51,6 +51,7 @@ def means(key):
         ("actor/ppo_kl", "rl_kl_divergence{kind=update}", 1),
         ("actor/kl_loss", "rl_kl_divergence{kind=reference}", 1),
         ("mismatch_kl/all/mean", "rl_kl_divergence{kind=inference}", 1),
+        ("optim/kl_sample_train_v1", "rl_kl_divergence{kind=inference}", 1),
         # A canonical name is its own alias.
         ("rl_entropy", "rl_entropy", 1),
         ("gpu_utilization_ratio", "gpu_utilization_ratio", 1),
@@ -67,6 +68,7 @@ def test_known_keys(key, series, scale):
     ("key", "series"),
     [
         ("time/compute_kl_sample_train", "custom_time_compute_kl_sample_train"),
+        ("optim/kl_sample_train_v2", "custom_optim_kl_sample_train_v2"),
         ("cur_kl_coeff", "custom_cur_kl_coeff"),
         ("clip_factor", "custom_clip_factor"),
         ("val/clipfrac_avg", "validation_clipfrac_avg"),

@@ -130,6 +130,19 @@ def test_a_value_function_is_not_blamed_where_returns_no_longer_vary(start: Star
         assert told(alerts_of(start, rows, run_id=f"loss-{loss}")) == expected
 
 
+def test_an_early_spike_of_the_value_loss_excuses_no_bad_value_function(start: Start) -> None:
+    """One that never explained anything is told after the warm-up, however high the value loss once was."""
+    rows = [{VARIANCE: -0.5, VALUE_LOSS: 1000.0 if step < 9 else 20.0} for step in range(2 * WARM_UP)]
+    assert told(alerts_of(start, rows)) == [(CRITICAL, WARM_UP + 1)]
+
+
+def test_what_is_long_ago_excuses_nothing(start: Start) -> None:
+    """Some thousand updates later a value loss of old does not count any more, nor a good explained variance."""
+    rows = [{VARIANCE: 0.9, VALUE_LOSS: 1000.0}] * 9 + [{VARIANCE: 0.9, VALUE_LOSS: 5.0}] * 2000
+    rows += [{VARIANCE: -1.0, VALUE_LOSS: 20.0}] * 9
+    assert told(alerts_of(start, rows)) == [(CRITICAL, 2010)]
+
+
 def test_the_end_of_the_warm_up_accuses_no_good_update(start: Start) -> None:
     """A rule that begins to apply while the last update is good waits for a bad one, also after a long calm."""
     values = [0.9] * (WARM_UP - 3) + [-1.0, -1.0, 0.9, 0.9, 0.9] + [0.9] * 20 + [-1.0, -1.0]

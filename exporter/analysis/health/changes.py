@@ -14,7 +14,7 @@ from typing import NamedTuple
 from exporter.analysis.health.log import LoggedRun, Updates
 from exporter.catalog import Alert, Catalog, Condition
 from exporter.catalog.thresholds import WINDOW
-from exporter.catalog.windows import Baseline, baselines, fraction, seconds, total, windows
+from exporter.catalog.windows import RARE, Baseline, baselines, fraction, known, seconds, total, windows
 
 __all__ = ["Moment", "also_holds", "changed"]
 
@@ -51,12 +51,13 @@ def changed(alert: Alert, run: LoggedRun, updates: Updates, catalog: Catalog) ->
 
 
 def also_holds(alert: Alert, run: LoggedRun, moment: Moment) -> bool:
-    """Whether the further conditions of an alert are true of the run, and those that must not hold are not."""
+    """Whether the further conditions of an alert are true of the run, and those that excuse it are not all true."""
 
     def holds(other: Condition) -> bool:
         return any(_number_beyond(other, updates, moment) is not None for updates in run.of(other))
 
-    return all(map(holds, alert.also)) and not any(map(holds, alert.unless))
+    is_excused = bool(alert.unless) and all(map(holds, alert.unless))
+    return all(map(holds, alert.also)) and not is_excused
 
 
 def _stretches(times: Sequence[int], interval: int) -> Iterator[tuple[int, int]]:
@@ -120,8 +121,9 @@ def _recent(condition: Condition, updates: Updates, moment: Moment) -> float | N
         values = moment.values(updates, span)
         if len(values) >= condition.least_updates:
             return _STATISTICS[condition.value](values)
-    last = moment.values(updates, spans[-1])[-1:]
-    return last[0] if last and condition.value == "median" else None
+    rare = moment.values(updates, known(condition, moment.catalog))
+    last = moment.values(updates, spans[-1]) or (rare if len(rare) <= RARE else [])
+    return last[-1] if last and condition.value == "median" else None
 
 
 def _change(condition: Condition, updates: Updates, moment: Moment) -> float | None:
@@ -129,7 +131,8 @@ def _change(condition: Condition, updates: Updates, moment: Moment) -> float | N
     for baseline in baselines(condition, moment.catalog):
         now = moment.values(updates, baseline.span)
         past = moment.values(updates, baseline.length, baseline.lag)
-        if min(len(now), len(past)) >= condition.least_updates and _is_full(condition, updates, moment, baseline):
+        enough = len(now) >= condition.least_updates and len(past) >= baseline.least_updates
+        if enough and _is_full(condition, updates, moment, baseline):
             return _relative(condition, _STATISTICS[condition.value](now), past)
     return None
 
@@ -166,14 +169,14 @@ def _usual(condition: Condition, updates: Updates, moment: Moment) -> _Usual | N
     """So many standard deviations from the mean of the shortest baseline that holds enough."""
     for baseline in baselines(condition, moment.catalog):
         past = moment.values(updates, baseline.length, baseline.lag)
-        if len(past) < condition.least_updates:
+        now = moment.values(updates, baseline.span)
+        if len(past) < baseline.least_updates or (condition.value == "median" and len(now) < WINDOW):
             continue
         if not _is_full(condition, updates, moment, baseline):
             return None
         mean = _mean(past)
         deviation = math.sqrt(_mean([(value - mean) ** 2 for value in past]))
         limit = mean + condition.bound * max(deviation, condition.least_scale * abs(mean))
-        now = moment.values(updates, baseline.span)
         median = statistics.median(now) if len(now) >= WINDOW else math.nan
         return _Usual(limit, condition.above is not None, median)
     return None

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 
 from exporter.catalog import Catalog, Condition
-from exporter.catalog.windows import Baseline, baselines, fraction, total, windows
+from exporter.catalog.windows import RARE, Baseline, baselines, fraction, known, total, windows
 
 __all__ = [
     "ON_RUN",
@@ -30,6 +30,8 @@ __all__ = [
     "selected",
     "selector",
     "series",
+    "slowest_pace",
+    "still_deviating",
 ]
 
 ON_RUN = "on (run_id, rank)"
@@ -39,6 +41,8 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ANCIENT = "1d"
 _MOMENTS = 60
 _LEAST_MEDIAN = 3
+_LIMITS = 4
+"""How many limits are looked at of the time in which an alert is held."""
 
 
 def beyond(condition: Condition, catalog: Catalog) -> str:
@@ -141,12 +145,13 @@ def as_operand(text: str) -> str:
 def _recent(condition: Condition, x: str, catalog: Catalog) -> str:
     """The statistic of the shortest window that holds enough updates; where none does, the last update."""
     first, *longer = windows(condition, catalog)
-    tiers = [_tier(condition, x, span, catalog) for span in longer]
+    parts = [_tier(condition, x, first, catalog)]  # longer windows may hold updates of the attempt before
+    parts += [f"{_tier(condition, x, span, catalog)}\n{not_restarted(span)}" for span in longer]
     if condition.value == "median":
-        tiers.append(f"last_over_time({x}[{[first, *longer][-1]}])")
-    parts = [_tier(condition, x, first, catalog)]
-    if tiers:  # longer windows may hold updates of the attempt before
-        parts.append(f"{either(tiers)}\n{not_restarted([first, *longer][-1])}")
+        parts += [f"last_over_time({x}[{span}])\n{not_restarted(span)}" for span in reversed(longer or [first])]
+        past = f"{x}[{known(condition, catalog)}]"
+        is_rare = f"count_over_time({past}) <= {RARE}\n{not_restarted(known(condition, catalog))}"
+        parts.append(f"last_over_time({past}) and {is_rare}")
     return either(parts)
 
 
@@ -201,34 +206,67 @@ def _base(condition: Condition, past: str) -> str:
 def _deviating(condition: Condition, catalog: Catalog) -> str:
     """The value, where it lies so many standard deviations above the baseline's mean, or below it."""
     x = selected(condition, catalog)
-    outside, sign = (">", "+") if condition.above is not None else ("<", "-")
     tiers, shorter = [], ""
     for baseline in baselines(condition, catalog):
-        span, past = baseline.span, _past(x, baseline)
-        mean = f"avg_over_time({past})"
-        least = f"{condition.least_scale:g} * abs({mean})"
-        spread = f"(stddev_over_time({past}) > {least} or {least})"
-        value = _statistic(condition, x, span, catalog)
-        enough = _is_comparable(condition, x, baseline)
+        value, enough = _statistic(condition, x, baseline.span, catalog), _is_comparable(condition, x, baseline)
+        is_known = _is_known(x, baseline)
         if condition.value == "median":
-            enough += f"\nand count_over_time({x}[{span}]) >= {_LEAST_MEDIAN}"
-        tiers.append(f"{value} {outside} {mean} {sign} {abs(condition.bound):g} * {spread}\n{enough}{shorter}")
-        shorter = f"\nunless count_over_time({past}) >= {condition.least_updates}"
+            is_median = f"count_over_time({x}[{baseline.span}]) >= {_LEAST_MEDIAN}"
+            enough, is_known = f"{enough}\nand {is_median}", f"({is_known} and {is_median})"
+        tiers.append(f"{value} {_outside(condition)} {_limit(condition, x, baseline)}\n{enough}{shorter}")
+        shorter += f"\nunless {is_known}"
     return either(tiers)
+
+
+def still_deviating(condition: Condition, hold: str, catalog: Catalog) -> str:
+    """The median, where it lies beyond the narrowest limit of so long a time."""
+    x = selected(condition, catalog)
+    tiers, shorter = [], ""
+    for baseline in baselines(condition, catalog):
+        limits = f"({_limit(condition, x, baseline)} and {_is_known(x, baseline)})[{hold}:{fraction(hold, _LIMITS)}]"
+        narrowest = f"{'min' if condition.above is not None else 'max'}_over_time({limits})"
+        enough = f"count_over_time({x}[{baseline.span}]) >= {_LEAST_MEDIAN}"
+        value = _statistic(condition, x, baseline.span, catalog)
+        tiers.append(f"{value} {_outside(condition)} {narrowest}\nand {enough}{shorter}")
+        shorter += f"\nunless {enough}"
+    return either(tiers)
+
+
+def _outside(condition: Condition) -> str:
+    return ">" if condition.above is not None else "<"
+
+
+def _limit(condition: Condition, x: str, baseline: Baseline) -> str:
+    """So many standard deviations from the baseline's mean."""
+    past, sign = _past(x, baseline), "+" if condition.above is not None else "-"
+    mean = f"avg_over_time({past})"
+    least = f"{condition.least_scale:g} * abs({mean})"
+    return f"{mean} {sign} {abs(condition.bound):g} * (stddev_over_time({past}) > {least} or {least})"
 
 
 def _past(x: str, baseline: Baseline) -> str:
     return f"{x}[{baseline.length}] offset {baseline.lag}"
 
 
+def _is_known(x: str, baseline: Baseline) -> str:
+    return f"count_over_time({_past(x, baseline)}) >= {baseline.least_updates}"
+
+
 def _is_comparable(condition: Condition, x: str, baseline: Baseline) -> str:
     """Whether the baseline holds enough to compare with, all of it of the same attempt."""
-    parts = [f"and count_over_time({_past(x, baseline)}) >= {condition.least_updates}"]
+    parts = [f"and {_is_known(x, baseline)}"]
     if condition.half_full:
         half = fraction(baseline.length, 2)
         older = baseline._replace(length=half, lag=total(baseline.lag, half))
         parts.append(f"and count_over_time({_past(x, older)}) >= 1")
     return "\n".join([*parts, not_restarted(total(baseline.lag, baseline.length))])
+
+
+def slowest_pace(condition: Condition, hold: str, catalog: Catalog) -> str:
+    """How much a counter's rate has changed from its highest of so long a time."""
+    x, baseline = selected(condition, catalog), baselines(condition, catalog)[0]
+    highest = f"max_over_time(rate({x}[{baseline.length}])[{hold}:{fraction(hold, _LIMITS)}])"
+    return f"rate({x}[{baseline.span}]) / {highest} - 1"
 
 
 def _pace(condition: Condition, x: str, catalog: Catalog) -> str:

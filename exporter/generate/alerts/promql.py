@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from exporter.catalog import Alert, Catalog, Runs
-from exporter.catalog.windows import fraction, windows
+from exporter.catalog.windows import fraction, known, seconds, windows
 from exporter.generate.alerts.numbers import (
     ON_RUN,
     as_operand,
@@ -19,12 +19,14 @@ from exporter.generate.alerts.numbers import (
     relative,
     selected,
     selector,
+    slowest_pace,
+    still_deviating,
 )
 
 __all__ = ["condition", "expression"]
 
-_AFTER_RESTART = 6
-"""After a restart an increase must be one of the last sixth of the window."""
+_AFTER_RESTART, _LONGEST_AFTER_RESTART = 6, "5m"
+"""After a restart an increase must be one of the last sixth of the window, at most so long ago."""
 
 
 def expression(alert: Alert, catalog: Catalog) -> str:
@@ -47,7 +49,9 @@ def expression(alert: Alert, catalog: Catalog) -> str:
 def condition(alert: Alert, catalog: Catalog) -> str:
     """What must be true of the numbers, without the gates."""
     lines = [_main(alert, catalog)] if alert.hold else [_main(alert, catalog), *_more(alert, catalog)]
-    lines += [f"unless {ON_RUN}\n{as_operand(beyond(other, catalog))}" for other in alert.unless]
+    if alert.unless:
+        excuses = [as_operand(beyond(other, catalog)) for other in alert.unless]
+        lines.append(f"unless {ON_RUN}\n" + as_operand(f"\nand {ON_RUN}\n".join(excuses)))
     if alert.without:
         span = windows(alert.condition, catalog)[-1]
         present = [f"last_over_time({catalog.metrics[name].sample_name}[{span}])" for name in alert.without]
@@ -57,9 +61,9 @@ def condition(alert: Alert, catalog: Catalog) -> str:
 
 def _warmed_up(alert: Alert, catalog: Catalog) -> list[str]:
     """The warm-up is over, and all updates of the window came after it."""
-    spans = windows(alert.condition, catalog)
-    steps = f"last_over_time(training_steps_total[{spans[-1]}])"
-    updates = f"max by (run_id, rank) (count_over_time({selected(alert.condition, catalog)}[{spans[0]}]))"
+    steps = f"last_over_time(training_steps_total[{known(alert.condition, catalog)}])"
+    window = windows(alert.condition, catalog)[0]
+    updates = f"max by (run_id, rank) (count_over_time({selected(alert.condition, catalog)}[{window}]))"
     return [
         f"and {ON_RUN} {steps} >= {alert.warm_up}",
         f"unless {ON_RUN} ({updates} > {ON_RUN} {steps} - {alert.warm_up - 1})",
@@ -71,6 +75,9 @@ def _main(alert: Alert, catalog: Catalog) -> str:
         return _on_gpus(alert, catalog)
     if alert.about in ("run", "any run") and alert.increased and not alert.condition.from_nothing:
         return _increased(alert, catalog)
+    if alert.hold and alert.condition.against == "spread":
+        begins = "\n".join([beyond(alert.condition, catalog), *_more(alert, catalog)])
+        return either([begins, f"{still_deviating(alert.condition, alert.hold, catalog)}\n{_fires(alert)}"])
     if alert.hold:  # other conditions need not go on
         begins = "\n".join([number(alert.condition, catalog), *_more(alert, catalog)])
         return bounded(either([_held(alert, catalog), begins]), alert.condition)
@@ -84,18 +91,25 @@ def _more(alert: Alert, catalog: Catalog) -> list[str]:
 def _increased(alert: Alert, catalog: Catalog) -> str:
     """An increase, which after a restart must be one of the new attempt."""
     x, span = selected(alert.condition, catalog), windows(alert.condition, catalog)[0]
-    recent = increase(x, fraction(span, _AFTER_RESTART))
+    recent = increase(x, min(fraction(span, _AFTER_RESTART), _LONGEST_AFTER_RESTART, key=seconds))
     return bounded(either([f"{increase(x, span)} {not_restarted(span)}", recent]), alert.condition)
 
 
 def _held(alert: Alert, catalog: Catalog) -> str:
     """The change from the extreme of a long time, for a run of which the alert fires already."""
+    if alert.condition.value == "rate":
+        return f"{slowest_pace(alert.condition, alert.hold, catalog)}\n{_fires(alert)}"
     past = f"{selected(alert.condition, catalog)}[{alert.hold}]"
     extreme = f"{'max' if alert.condition.above is None else 'min'}_over_time({past})"
     recent = number(dataclasses.replace(alert.condition, against=""), catalog)
     change = relative(recent, extreme, alert.condition, past)
+    return f"{change}\n{_fires(alert)}"
+
+
+def _fires(alert: Alert) -> str:
+    """The part of an expression that leaves only the runs of which the alert fires already."""
     fires = selector("ALERTS", [f'alertname="{alert.name}"', 'alertstate="firing"'])
-    return f"{change}\nand {ON_RUN} {fires}"
+    return f"and {ON_RUN} {fires}"
 
 
 def _on_gpus(alert: Alert, catalog: Catalog) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.support.promtool import CRITICAL, INFO, WARNING, Case
+from tests.support.promtool import CRITICAL, INFO, WARNING, Case, every
 
 __all__ = ["LEARNING"]
 
@@ -85,13 +85,29 @@ LEARNING: Mapping[str, Sequence[Case]] = {
         Case("one bad batch among good ones", {VARIANCE: [0.9] * 20 + [-5] + [0.9] * 40, **LATE}, {100: "", 130: ""}),
         Case(
             "where the value loss has fallen to less than a thirtieth, all returns are the same",
-            {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.29] * 180, **LATE},
-            {60: CRITICAL, 95: CRITICAL, 150: "", 990: ""},
+            {VARIANCE: [0.8] * 20 + [-5] * 180, VALUE_LOSS: [10] * 20 + [0.29] * 180, **LATE},
+            {60: "", 95: "", 150: "", 990: ""},
         ),
         Case(
             "a value loss that has fallen less",
-            {VARIANCE: "-5+0x200", VALUE_LOSS: [10] * 20 + [0.31] * 180, **LATE},
-            {60: CRITICAL, 150: CRITICAL, 990: CRITICAL},
+            {VARIANCE: [0.8] * 20 + [-5] * 180, VALUE_LOSS: [10] * 20 + [0.31] * 180, **LATE},
+            {60: "", 150: CRITICAL, 990: CRITICAL},
+        ),
+        Case(
+            "as a task is solved both fall bit by bit",
+            {
+                VARIANCE: [max(0.9 - 0.02 * max(n - 20, 0), -5) for n in range(400)],
+                VALUE_LOSS: [50 * 0.9**n + 1e-5 for n in range(400)],
+                STEPS: [99 + n for n in range(400)],
+            },
+            dict.fromkeys(range(0, 5900, 60), ""),
+            15,
+        ),
+        Case(
+            "an early spike of the value loss excuses no value function that never explained anything",
+            {VARIANCE: "-0.5+0x200", VALUE_LOSS: [1000] * 10 + [20] * 190, STEPS: "99+4x200"},
+            {540: CRITICAL, **dict.fromkeys(range(660, 11_900, 300), CRITICAL)},
+            60,
         ),
         Case(
             "one that rises",
@@ -185,6 +201,30 @@ LEARNING: Mapping[str, Sequence[Case]] = {
             120,
         ),
         Case(
+            "with an update every ten minutes",
+            {ENTROPY: every(10, [2.0, 2.1] * 10 + [0.5] * 20)},
+            {11_940: "", 13_800: WARNING, 16_200: WARNING, 18_000: WARNING},
+            60,
+        ),
+        Case(
+            "to a twentieth at that pace",
+            {ENTROPY: every(10, [2.0] * 20 + [0.05] * 20)},
+            {11_940: "", 13_800: CRITICAL, 16_200: CRITICAL, 18_000: CRITICAL},
+            60,
+        ),
+        Case(
+            "what falls evenly at that pace is no drop",
+            {ENTROPY: [max(1.4 - 0.012 * n, 0.02) for n in range(140)]},
+            dict.fromkeys(range(600, 80_000, 1800), ""),
+            600,
+        ),
+        Case(
+            "one deterministic batch at that pace",
+            {ENTROPY: [2.0] * 20 + [0.05] + [2.0] * 20},
+            dict.fromkeys(range(11_400, 20_000, 600), ""),
+            600,
+        ),
+        Case(
             "what falls in a straight line is no drop, however far",
             {ENTROPY: [max(1.4 - 0.012 * n, 0.02) for n in range(200)]},
             dict.fromkeys(range(600, 23_000, 600), ""),
@@ -208,6 +248,13 @@ LEARNING: Mapping[str, Sequence[Case]] = {
             {ENTROPY: [0.5] * 120 + [1.4] * 500},
             {655: WARNING, 1500: WARNING, 3000: WARNING},
         ),
+        Case(
+            "with an update every ten minutes",
+            {ENTROPY: [2.0, 2.1] * 10 + [9] * 20},
+            {11_400: "", 13_800: WARNING, 15_600: WARNING},
+            600,
+        ),
+        Case("not yet doubled at that pace", {ENTROPY: [2.0] * 20 + [3.9] * 20}, {13_800: "", 15_600: ""}, 600),
         Case("not yet doubled", {ENTROPY: [1] * 120 + [1.9] * 60}, {660: "", 895: ""}),
         Case("a policy that leaves a collapse", {ENTROPY: [0.01] * 120 + [0.78] * 60}, {660: "", 895: ""}),
         Case("differential entropy up by more than its level", {ENTROPY: [-2] * 120 + [0.5] * 60}, {655: WARNING}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.support.promtool import CRITICAL, INFO, WARNING, Case
+from tests.support.promtool import CRITICAL, INFO, WARNING, Case, every
 
 __all__ = ["POLICY"]
 
@@ -69,9 +69,26 @@ POLICY: Mapping[str, Sequence[Case]] = {
             {500: "", 530: "", 560: "", 600: "", 790: "", 1000: ""},
         ),
         Case(
-            "a quarter of an hour after the last update nothing is known",
+            "an hour after the last update nothing is known",
             {KL: [0.2]},
-            {895: CRITICAL, 905: "", 1200: ""},
+            {895: CRITICAL, 905: CRITICAL, 3595: CRITICAL, 3605: ""},
+        ),
+        Case(
+            "where updates are frequent a quarter of an hour after the last one",
+            {KL: [0.2] * 60},
+            {295: CRITICAL, 1190: CRITICAL, 1200: "", 3000: ""},
+        ),
+        Case(
+            "with an update every twenty minutes it does not come and go",
+            {KL: every(20, [0.3] * 6 + [0.01])},
+            {**dict.fromkeys(range(0, 7200, 180), CRITICAL), 7200: "", 8340: ""},
+            60,
+        ),
+        Case(
+            "five minutes after a restart rare updates of the new attempt count",
+            {KL: every(2, [0.01] * 30 + [0.5] * 30), "run_attempts": "1+0x59 2+0x100"},
+            {3600: "", 3780: "", **dict.fromkeys(range(3960, 7200, 60), CRITICAL)},
+            60,
         ),
         Case(
             "a run that ended",
@@ -113,6 +130,7 @@ POLICY: Mapping[str, Sequence[Case]] = {
     ],
     "TrainInferenceMismatch": [
         Case("above 0.1", {INFERENCE: "0.11+0x60"}, {0: WARNING, 60: WARNING, 295: WARNING}),
+        Case("with an update every ten minutes", {INFERENCE: "0.11+0x20"}, {0: WARNING, 6000: WARNING}, 600),
         Case("0.1 is not above", {INFERENCE: "0.1+0x60"}, {60: "", 295: ""}),
         Case("other kinds have other rules", {KL: "0.5+0x60", REFERENCE: "0.5+0x60"}, {60: "", 295: ""}),
     ],
@@ -127,6 +145,18 @@ POLICY: Mapping[str, Sequence[Case]] = {
             {INFERENCE: [0.002] * 200 + [0.009] * 100 + [0.002] * 100},
             {1055: WARNING, 1495: WARNING, 1560: "", 1900: ""},
         ),
+        Case(
+            "with an update every ten minutes",
+            {INFERENCE: [0.002] * 50 + [0.009] * 30},
+            {29_400: "", 31_800: WARNING, 34_800: WARNING},
+            600,
+        ),
+        Case(
+            "twice at that pace",
+            {INFERENCE: [0.002] * 50 + [0.004] * 30},
+            dict.fromkeys(range(29_400, 48_000, 1800), ""),
+            600,
+        ),
         Case("twice is not yet three times", {INFERENCE: [0.002] * 200 + [0.004] * 200}, {1060: "", 1500: ""}),
         Case("what is far below 0.001 may vary", {INFERENCE: [0.0001] * 200 + [0.0009] * 200}, {1060: "", 1500: ""}),
         Case("a run that has only begun is not compared", {INFERENCE: [0.002] * 20 + [0.009] * 40}, {160: "", 295: ""}),
@@ -135,6 +165,7 @@ POLICY: Mapping[str, Sequence[Case]] = {
         Case("1.02 is worth a look above, 1.05 a warning", {ERROR: "1.0201+0x60"}, {60: INFO}),
         Case("1.05 is still a look", {ERROR: "1.05+0x60"}, {60: INFO}),
         Case("above it is a warning", {ERROR: "1.051+0x60"}, {60: WARNING}),
+        Case("with an update every ten minutes", {ERROR: "1.051+0x20"}, {0: WARNING, 6000: WARNING}, 600),
         Case("1.02 is healthy", {ERROR: "1.02+0x60"}, {60: "", 295: ""}),
     ],
     "ReferenceKLRising": [
@@ -151,6 +182,12 @@ POLICY: Mapping[str, Sequence[Case]] = {
             60,
         ),
         Case(
+            "with an update every ten minutes",
+            {REFERENCE: [0.01] * 40 + [0.02] * 20, REWARD: [5] * 60},
+            {23_400: "", 25_200: INFO},
+            600,
+        ),
+        Case(
             "KL rises with the reward, as it should",
             {REFERENCE: [0.01] * 150 + [0.02] * 60, REWARD: [5] * 150 + [6] * 60},
             {10_800: "", 12_540: ""},
@@ -163,6 +200,7 @@ POLICY: Mapping[str, Sequence[Case]] = {
     ],
     "ClipFractionHigh": [
         Case("above one half", {CLIP: "0.5001+0x60"}, {0: WARNING, 60: WARNING, 295: WARNING}),
+        Case("with an update every ten minutes", {CLIP: "0.6+0x20"}, {0: WARNING, 6000: WARNING}, 600),
         Case("one half is not above", {CLIP: "0.5+0x60"}, {60: "", 295: ""}),
         Case("0.3 to 0.5 is not told", {CLIP: "0.4+0x60"}, {60: "", 295: ""}),
         Case("NaN is no share", {CLIP: ["NaN"] * 60}, {60: "", 295: ""}),

@@ -13,7 +13,7 @@ RATIO, WAITED = "performance_data_wait_ratio", "performance_data_wait_duration_s
 STALLED, CRASHED, FAILED, RUNNING = (
     f'run_status{{run_id="r", status="{status}"}}' for status in ("stalled", "crashed", "failed", "running")
 )
-LAST, START = "run_last_step_timestamp_seconds", "run_start_timestamp_seconds"
+LAST, START, END = (f"run_{event}_timestamp_seconds" for event in ("last_step", "start", "end"))
 CHECK = 'run_check_status{run_id="r", check="nccl"}'
 ERROR, INFORMATION = (
     f'run_event{{run_id="r", alert_type="{kind}", title="NCCL timeout"}}' for kind in ("error", "info")
@@ -67,6 +67,18 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
             "less than half of the hour before",
             {STEPS: count((140, 30), (30, 10))},
             {8400: "", 9000: WARNING, 9300: WARNING},
+            60,
+        ),
+        Case(
+            "it does not end because the hour before follows",
+            {STEPS: count((140, 30), (170, 9))},
+            {8400: "", 9000: WARNING, **dict.fromkeys(range(9300, 15_600, 300), WARNING)},
+            60,
+        ),
+        Case(
+            "it ends when the run is as fast as before",
+            {STEPS: count((140, 30), (60, 9), (100, 30))},
+            {9000: WARNING, 11_700: WARNING, **dict.fromkeys(range(12_660, 17_900, 300), "")},
             60,
         ),
         Case("less than four fifths", {STEPS: count((140, 30), (30, 22))}, {8400: "", 9000: INFO, 9300: INFO}, 60),
@@ -157,6 +169,40 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
             60,
         ),
         Case(
+            "with its host, whose exporter was away for longer than an hour",
+            {
+                RUNNING: "1+0x30 _x70 0+0x100",
+                CRASHED: "0+0x30 _x70 1+0x100",
+                LAST: "0+60x30 _x70 1800+0x100",
+                START: "0+0x30 _x70 0+0x100",
+            },
+            {1800: "", 5940: "", 6060: CRITICAL, 9480: CRITICAL, 9780: ""},
+            60,
+        ),
+        Case(
+            "between two scrapes, without a step",
+            {CRASHED: "_x5 1+0x100", RUNNING: "_x5 0+0x100", START: "_x5 270+0x100"},
+            {300: CRITICAL, 3600: CRITICAL, 3960: ""},
+            60,
+        ),
+        Case(
+            "a run of last week that is imported",
+            {
+                CRASHED: "_x1500 1+0x100",
+                RUNNING: "_x1500 0+0x100",
+                LAST: "_x1500 1800+0x100",
+                START: "_x1500 0+0x100",
+            },
+            {90_000: "", 93_600: ""},
+            60,
+        ),
+        Case(
+            "again after it was resumed within the hour",
+            {RUNNING: "1+0x9 0+0x9 1+0x30 0+0x60", CRASHED: "0+0x9 1+0x9 0+0x30 1+0x60"},
+            {660: CRITICAL, 1500: "", 3060: CRITICAL, 4500: CRITICAL},
+            60,
+        ),
+        Case(
             "a run that finished",
             {
                 RUNNING: "1+0x9 0+0x100",
@@ -180,6 +226,18 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
             {540: "", 600: WARNING, 4080: WARNING, 4200: ""},
             60,
         ),
+        Case(
+            "between two scrapes",
+            {FAILED: "_x5 1+0x100", RUNNING: "_x5 0+0x100", END: "_x5 290+0x100"},
+            {300: WARNING, 3600: WARNING, 3960: ""},
+            60,
+        ),
+        Case(
+            "a run of last week that is imported",
+            {FAILED: "_x1500 1+0x100", RUNNING: "_x1500 0+0x100", END: "_x1500 1800+0x100"},
+            {90_000: "", 93_600: ""},
+            60,
+        ),
         Case("a run that finished", {RUNNING: "1+0x9 0+0x100", FAILED: "0+0x100"}, {600: "", 900: ""}, 60),
     ],
     "CheckCritical": [
@@ -187,6 +245,24 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
             "while it is critical",
             {CHECK: [0] * 10 + [2] * 10 + [0] * 10},
             {45: "", 50: CRITICAL, 95: CRITICAL, 100: ""},
+        ),
+        Case(
+            "at the end of a run for a quarter of an hour",
+            {CHECK: [None] * 10 + [2] * 20, RUNNING: "1+0x9 0+0x20", END: [None] * 10 + [600] * 20},
+            {540: "", 600: CRITICAL, 1380: CRITICAL, 1560: ""},
+            60,
+        ),
+        Case(
+            "of a run that no scrape saw running",
+            {CHECK: [None] * 10 + [2] * 20, RUNNING: "_x10 0+0x20", END: [None] * 10 + [590] * 20},
+            {540: "", 600: CRITICAL, 1380: CRITICAL, 1560: ""},
+            60,
+        ),
+        Case(
+            "unless the script says OK before the end",
+            {CHECK: [0] * 5 + [2] * 3 + [0] * 20, RUNNING: "1+0x9 0+0x20", END: [None] * 10 + [600] * 20},
+            {300: CRITICAL, 480: "", 600: "", 900: ""},
+            60,
         ),
         Case("a warning", {CHECK: "1+0x100"}, {300: ""}),
         Case("an unknown status", {CHECK: "3+0x100"}, {300: ""}),
@@ -232,6 +308,12 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
             "it came and does not come any more",
             {'telemetry_scrapes_total{instance="h:1", scraper="other"}': [*range(400), *[399] * 200]},
             {1995: "", 2280: "", 2310: WARNING, 2900: WARNING},
+        ),
+        Case(
+            "that came once a minute",
+            {'telemetry_scrapes_total{instance="h:1", scraper="other"}': [*range(121), *[120] * 60]},
+            {7200: "", 7440: "", 7620: WARNING, 9000: WARNING},
+            60,
         ),
         Case("it comes", {'telemetry_scrapes_total{instance="h:1", scraper="other"}': "0+1x600"}, {1995: "", 2900: ""}),
         Case(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tests.support.promtool import CRITICAL, INFO, WARNING, Case
+from tests.support.promtool import CRITICAL, INFO, WARNING, Case, every
 
 __all__ = ["TRAINING"]
 
@@ -21,9 +21,21 @@ def noisy(level: float, spread: float, count: int) -> list[float]:
 TRAINING: Mapping[str, Sequence[Case]] = {
     "TrainingNonFinite": [
         Case(
-            "the first NaN fires at once and goes on for half an hour",
-            {NAN: [0] * 60 + [1] * 600, LOSS: [0.5] * 60 + ["NaN"] * 600},
-            {295: "", 300: CRITICAL, 2090: CRITICAL, 2110: ""},
+            "the first NaN fires at once and goes on for an hour",
+            {NAN: [0] * 60 + [1] * 800, LOSS: [0.5] * 60 + ["NaN"] * 800},
+            {295: "", 300: CRITICAL, 3890: CRITICAL, 3910: ""},
+        ),
+        Case(
+            "with a NaN every ten minutes it goes on",
+            {NAN: [0, 0, *range(1, 20)]},
+            {600: "", 1200: CRITICAL, 6000: CRITICAL, 12_000: CRITICAL},
+            600,
+        ),
+        Case(
+            "every twenty minutes as well",
+            {NAN: every(20, [0, 0, *range(1, 10)])},
+            {1200: "", **dict.fromkeys(range(2400, 12_000, 240), CRITICAL)},
+            60,
         ),
         Case("a count that stands still is the past's", {NAN: "5+0x100"}, {0: "", 300: ""}),
         Case(
@@ -59,6 +71,18 @@ TRAINING: Mapping[str, Sequence[Case]] = {
             {75: "", 130: ""},
         ),
         Case(
+            "with an update every ten minutes it is told for most of an hour",
+            {LOSS: [*noisy(2, 0.1, 40), 2.7, *noisy(2, 0.1, 20)]},
+            {23_400: "", 24_000: INFO, 25_800: INFO, 27_000: ""},
+            600,
+        ),
+        Case(
+            "five standard deviations are none at that pace, either",
+            {LOSS: [*noisy(2, 0.1, 40), 2.5, *noisy(2, 0.1, 20)]},
+            {24_000: "", 25_800: ""},
+            600,
+        ),
+        Case(
             "in RL the loss is no quality",
             {LOSS: [*noisy(2, 0.1, 200), 2.7, *noisy(2, 0.1, 40)], "rl_policy_loss": "0+0x250"},
             {1000: "", 1030: ""},
@@ -70,6 +94,36 @@ TRAINING: Mapping[str, Sequence[Case]] = {
             {LOSS: noisy(2, 0.1, 300) + [3.2] * 60},
             {8970: "", 9210: WARNING, 10_700: WARNING},
             30,
+        ),
+        Case(
+            "with an update every ten minutes",
+            {LOSS: every(10, noisy(2, 0.1, 60) + [3.2] * 20)},
+            {35_940: "", **dict.fromkeys(range(37_800, 43_200, 600), WARNING)},
+            60,
+        ),
+        Case(
+            "a third above is not yet diverged at that pace, either",
+            {LOSS: noisy(2, 0.1, 60) + noisy(2.7, 0.1, 30)},
+            dict.fromkeys(range(36_000, 54_000, 1200), ""),
+            600,
+        ),
+        Case(
+            "it does not end because the baseline follows",
+            {LOSS: noisy(2, 0.1, 120) + [8] * 180},
+            {7140: "", **dict.fromkeys(range(7440, 14_400, 300), WARNING)},
+            60,
+        ),
+        Case(
+            "with an update every four minutes neither",
+            {LOSS: noisy(2, 0.1, 60) + [8] * 60},
+            {14_160: "", **dict.fromkeys(range(15_120, 21_600, 480), WARNING)},
+            240,
+        ),
+        Case(
+            "it ends when the loss is back",
+            {LOSS: noisy(2, 0.1, 120) + [8] * 60 + noisy(2.1, 0.1, 120)},
+            {7440: WARNING, 10_740: WARNING, **dict.fromkeys(range(11_400, 17_000, 300), "")},
+            60,
         ),
         Case(
             "a third above is not yet diverged",
@@ -115,6 +169,12 @@ TRAINING: Mapping[str, Sequence[Case]] = {
             {2340: "", 2400: INFO, 3240: INFO, 3360: ""},
             60,
         ),
+        Case(
+            "with an update every ten minutes it is told for most of an hour",
+            {NORM: [*noisy(1, 0.1, 40), 3, *noisy(1, 0.1, 20)]},
+            {23_400: "", 24_000: INFO, 25_800: INFO, 27_000: ""},
+            600,
+        ),
         Case("NaN is another rule's", {NORM: [*noisy(1, 0.1, 200), "NaN", *noisy(1, 0.1, 40)]}, {1000: "", 1030: ""}),
     ],
     "GradientNormHigh": [
@@ -123,6 +183,24 @@ TRAINING: Mapping[str, Sequence[Case]] = {
             {NORM: noisy(1, 0.1, 300) + [3] * 60},
             {8970: "", 9240: WARNING, 10_700: WARNING},
             30,
+        ),
+        Case(
+            "with an update every ten minutes",
+            {NORM: every(10, noisy(1, 0.1, 60) + [3] * 20)},
+            {35_940: "", **dict.fromkeys(range(37_800, 43_200, 600), WARNING)},
+            60,
+        ),
+        Case(
+            "it does not end because the baseline follows",
+            {NORM: noisy(1, 0.1, 120) + [8] * 180},
+            {7140: "", **dict.fromkeys(range(7440, 14_400, 300), WARNING)},
+            60,
+        ),
+        Case(
+            "it ends when the norm is back, however noisy",
+            {NORM: noisy(1, 0.3, 120) + [8] * 60 + noisy(1, 0.3, 120)},
+            {7440: WARNING, 10_740: WARNING, **dict.fromkeys(range(11_400, 17_000, 300), "")},
+            60,
         ),
         Case("one spike is no level", {NORM: [*noisy(1, 0.1, 300), 30, *noisy(1, 0.1, 60)]}, {9000: "", 9120: ""}, 30),
         Case(
@@ -148,6 +226,26 @@ TRAINING: Mapping[str, Sequence[Case]] = {
             },
             {17_940: "", 29_940: WARNING},
             60,
+        ),
+        Case(
+            "also in the first hour of a short run",
+            {
+                VALIDATION: every(
+                    2, [1.5 - 0.05 * n for n in range(0, 20, 2)] + [0.5 + 0.03 * n for n in range(0, 60, 2)]
+                ),
+                LOSS: [3 - 0.02 * n for n in range(80)],
+            },
+            {1200: "", 2700: WARNING, 3600: WARNING, 4740: WARNING},
+            60,
+        ),
+        Case(
+            "and where hours lie between two evaluations",
+            {
+                VALIDATION: every(30, [2, 1.5, 1.2, 1, 1, 1.3, 1.6, 1.9, 2.2, 2.5, 2.8]),
+                LOSS: [3 - 0.005 * n for n in range(330)],
+            },
+            {30_000: "", 72_000: WARNING, 90_000: WARNING},
+            300,
         ),
         Case(
             "an evaluation that is a little worse is noise",
