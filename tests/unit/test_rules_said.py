@@ -39,7 +39,7 @@ SAID: dict[tuple[str, str], tuple[dict[str, str], str]] = {
     ("GradientNormHigh", WARNING): ({}, "Gradient norm of run r stays at 3"),
     ("Overfitting", WARNING): (
         {},
-        "Validation loss of run r rose to -2, 44.44% above its best, while the training loss falls",
+        "Validation loss of run r rose to -1.8, 44.44% above its best, while the training loss falls",
     ),
     ("KLDivergenceHigh", WARNING): ({"kind": "update"}, "KL (update) of run r is 0.0501, above 0.05"),
     ("KLDivergenceHigh", CRITICAL): ({"kind": "update"}, "KL (update) of run r is 0.1001, above 0.1"),
@@ -73,6 +73,7 @@ SAID: dict[tuple[str, str], tuple[dict[str, str], str]] = {
     ("EntropyCollapse", WARNING): ({}, "Entropy of run r fell to 0.13 within minutes: -81.16%, below -80%"),
     ("EntropyCollapse", CRITICAL): ({}, "Entropy of run r fell to 0.05 within minutes: -92.75%, below -90%"),
     ("EntropyDropped", WARNING): ({}, "Entropy of run r fell to 0.1: -87.5% against two hours before, below -70%"),
+    ("EntropyDropped", CRITICAL): ({}, "Entropy of run r fell to 0.05: -97.5% against two hours before, below -90%"),
     ("EntropyExplosion", WARNING): ({}, "Entropy of run r rose to 1.4 in a short time, by 112.5%, above 100%"),
     ("DeadAdvantages", WARNING): ({}, "95% of the groups of run r have no reward difference, above 90%"),
     ("ZeroRewardVariance", WARNING): ({}, "Reward of run r does not vary"),
