@@ -47,7 +47,7 @@ class Trainer:
         self._run = run
         self._metrics = metrics
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._train)
+        self._thread = threading.Thread(target=self._train, daemon=True)
         self._thread.start()
 
     def finish(self) -> None:

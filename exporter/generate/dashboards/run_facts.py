@@ -22,6 +22,7 @@ __all__ = [
     "status",
     "step",
     "target",
+    "world_size",
 ]
 
 STATUSES = ("running", "stalled", "finished", "failed", "crashed")
@@ -82,6 +83,11 @@ def step() -> str:
 def attempts() -> str:
     """How often the run was started."""
     return f"max by (run_id) ({_seen(_main('run_attempts'))})"
+
+
+def world_size() -> str:
+    """How many ranks the newest attempt has."""
+    return f"max by (run_id) ({_seen(_main('run_world_size'))})"
 
 
 def target() -> str:

@@ -21,7 +21,7 @@ _LABELS = {
 }
 _ORDER = (
     *("Run", "Status", "User", "Recipe", "Base model", "Framework", "Started", "Duration", "Step", "Progress", "ETA"),
-    *("Headline", "Last", "Best", "At step", "Attempts", "Alerts"),
+    *("Headline", "Last", "Best", "At step", "Attempts", "Ranks", "Alerts"),
 )
 _WIDTHS = {"Base model": 105, "Framework": 95, "Started": 150, "Headline": 135}
 """In pixels; the other columns share what is left."""
@@ -63,6 +63,7 @@ def _runs(catalog: Catalog) -> table.Panel:
         Column("Duration", run_facts.duration(), {"unit": "dthms"}),
         Column("Step", run_facts.step(), {"unit": "none"}),
         Column("Attempts", run_facts.attempts()),
+        Column("Ranks", run_facts.world_size()),
         Column("", run_facts.target()),
         Column("Seconds per step", run_facts.seconds_per_step()),
         Column("Last", run_facts.headline("run_last_value", headlines, "metric")),

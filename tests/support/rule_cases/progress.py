@@ -312,7 +312,7 @@ PROGRESS: Mapping[str, Sequence[Case]] = {
         Case(
             "that came once a minute",
             {'telemetry_scrapes_total{instance="h:1", scraper="other"}': [*range(121), *[120] * 60]},
-            {7200: "", 7440: "", 7620: WARNING, 9000: WARNING},
+            {7200: "", 7380: "", 7620: WARNING, 9000: WARNING},
             60,
         ),
         Case("it comes", {'telemetry_scrapes_total{instance="h:1", scraper="other"}': "0+1x600"}, {1995: "", 2900: ""}),
