@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +15,7 @@ from exporter.journal import validate_run_id
 from exporter.server import parse_address
 from exporter.sidecar import Runs, Sidecar
 from exporter.sources import SOURCES, source_named
+from exporter.stopping import stop_on_signals
 
 __all__ = ["serve"]
 
@@ -67,9 +66,7 @@ def serve(
         with TemporaryDirectory() as state, closing(Runs(paths, port, options, Path(state))) as runs:
             sys.stdout.buffer.write(runs.page())
         return
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     sidecar = Sidecar(paths, host, port, options)
     click.echo(f"serving {' '.join(map(str, paths))} on {sidecar.url}/metrics")
     sidecar.run(stop)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from exporter.demo.objective import (
     policy_gradient,
     value_gradient,
 )
+from exporter.stopping import STOP_SIGNALS, Stop, stop_on_signals
 
 if TYPE_CHECKING:
     from exporter import Run
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, period: float) -> None:
+def train(trainer: Trainer, run: Run, stop: Stop, deadline: float, period: float) -> None:
     """Update and log, at most once a period (s), until told to stop or the monotonic clock reaches the deadline."""
     started = time.monotonic()
     pace: dict[str, float] = {}
@@ -228,16 +228,14 @@ def train(trainer: Trainer, run: Run, stop: threading.Event, deadline: float, pe
 
 
 @contextmanager
-def stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets, while the block runs, instead of ending the process."""
-    stop = threading.Event()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(each, lambda *_: stop.set()) for each in signals]
+def stop_requested() -> Iterator[Stop]:
+    """A stop that SIGTERM or SIGINT sets, while the block runs, instead of ending the process."""
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        yield stop
+        yield stop_on_signals()
     finally:
-        for each, handler in zip(signals, previous, strict=True):
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 from exporter.demo.receiver import Notification, Receiver
 from exporter.demo.stack import Stack, get_text
 from exporter.errors import MissingDependencyError
+from exporter.stopping import Stop, stop_on_signals
 
 __all__ = ["outcome", "run_demo"]
 
@@ -31,9 +30,7 @@ def run_demo(*, once: bool, seconds: int) -> int:
     """Run the demo; returns the exit code: 0 when exactly the expected notifications came."""
     if importlib.util.find_spec("numpy") is None:
         raise MissingDependencyError("the demo trains with numpy: pip install 'telemetry-exporter[demo]'")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     receiver = Receiver(_print_notification)
     with tempfile.TemporaryDirectory(prefix="telemetry-demo-", ignore_cleanup_errors=True) as folder:
         stack = Stack(Path(folder), receiver.url)
@@ -59,7 +56,7 @@ def outcome(notifications: Sequence[Notification]) -> str:
     return ""
 
 
-def _show(stack: Stack, receiver: Receiver, stop: threading.Event, *, once: bool, seconds: int) -> int:
+def _show(stack: Stack, receiver: Receiver, stop: Stop, *, once: bool, seconds: int) -> int:
     alerting = bool(stack.prometheus_url)
     _print_addresses(stack)
     trainers = [stack.train(preset, seconds) for preset in _PRESETS]
@@ -103,7 +100,7 @@ def _print_notification(item: Notification) -> None:
         print(f"          what to do: {item.action}", flush=True)
 
 
-def _watch(stack: Stack, trainers: list[subprocess.Popen[str]], stop: threading.Event) -> None:
+def _watch(stack: Stack, trainers: list[subprocess.Popen[str]], stop: Stop) -> None:
     """Print progress until both runs are over."""
     while any(trainer.poll() is None for trainer in trainers) and not stop.wait(_PROGRESS_SECONDS):
         page = get_text(f"{stack.exporter_url}/metrics") or ""
@@ -127,7 +124,7 @@ def _progress(page: str, run_id: str) -> str:
     return f"{run_id}: {', '.join(values)}" if values else ""
 
 
-def _wait_for_resolved(receiver: Receiver, stop: threading.Event) -> None:
+def _wait_for_resolved(receiver: Receiver, stop: Stop) -> None:
     """Give Alertmanager time to say that what fired is over."""
     deadline = time.monotonic() + _RESOLVE_SECONDS
     while time.monotonic() < deadline and not stop.wait(0.5):

@@ -23,6 +23,7 @@ from exporter.pid_namespace import shares_pids
 from exporter.server import Exporter, MetricsServer
 from exporter.server.exporter import FOLLOW_BYTES
 from exporter.sidecar.log_collector import LogCollector
+from exporter.stopping import Stop
 
 __all__ = ["Runs", "Sidecar", "remove_stale_targets"]
 
@@ -78,7 +79,7 @@ class Runs:
         with self._lock:
             self._importer.take(_TAKE_SECONDS)
 
-    def catch_up(self, stop: threading.Event) -> None:
+    def catch_up(self, stop: Stop) -> None:
         """Read everything that there is now."""
         while not stop.is_set():
             if self.exporter.refresh() < FOLLOW_BYTES and not self.is_behind:
@@ -90,7 +91,7 @@ class Runs:
 
     def page(self) -> bytes:
         """The latest value of everything that there is now."""
-        self.catch_up(threading.Event())
+        self.catch_up(Stop())
         return self.exporter.latest_page(Format.TEXT)
 
 
@@ -115,7 +116,7 @@ class Sidecar:
         """Where it serves."""
         return self._server.url
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Read everything, then serve until the event is set."""
         self._runs.catch_up(stop)
         self._server.is_ready.set()
