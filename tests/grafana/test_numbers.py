@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Mapping
@@ -103,21 +104,20 @@ def last_in_pixel(samples: Mapping[int, float], view: View) -> Points:
     return last
 
 
-def kept(steps: Points) -> Points:
-    """The pixels whose steps no later pixel takes back, as a run does that goes on from a checkpoint."""
-    lowest, result = math.inf, {}
-    for time, step in sorted(steps.items(), reverse=True):
-        lowest = min(lowest, step)
-        if step == lowest:
-            result[time] = step
-    return result
+def kept(samples: Mapping[int, float], view: View) -> Points:
+    """The steps of the pixels that no later sample takes back, as a run does that goes on from a checkpoint."""
+    times = sorted(samples)
+    backwards = (samples[time] for time in reversed(times))
+    lowest_from = [*itertools.accumulate(backwards, min, initial=math.inf)][::-1]
+    pixels_steps = last_in_pixel(samples, view).items()
+    return {end: step for end, step in pixels_steps if step < lowest_from[bisect.bisect_right(times, end)]}
 
 
 def check_curve(answer: Answer, curve: str, expected: Points, steps: Points, start: float) -> None:
-    """A curve has the expected points in all three views, at its own steps and times."""
+    """A curve has the expected points in all three views, at its own times and at the steps that count."""
     places = {
         (BY_TIME, "Time"): expected,
-        (BY_STEP, "step"): {steps[time]: value for time, value in expected.items() if time in kept(steps)},
+        (BY_STEP, "step"): {steps[time]: value for time, value in expected.items() if time in steps},
         (BY_ELAPSED, "time since start"): {time / 1000 - start: value for time, value in expected.items()},
     }
     for (title, x), points in places.items():
@@ -136,7 +136,7 @@ def test_curves_are_the_defined_ones(lab: Laboratory, compared: dict[tuple[str, 
         view = view_of(answer, server, span)
         for run in METRICS[metric]:
             samples = stored(server, metric, run, lab.now)
-            steps = last_in_pixel(stored(server, "training_step", run, lab.now), view)
+            steps = kept(stored(server, "training_step", run, lab.now), view)
             start = start_of(server, run, lab.now)
             curve = f"{run} update" if metric == "rl_kl_divergence" else run
             check_curve(answer, curve + RAW, finite(view.inside(pixels(samples, view))), steps, start)

@@ -20,7 +20,14 @@ from tests.grafana.laboratory import DIVERGING, LONG, RESUMED, RUNS, STEADY, Lab
 Answers = dict[tuple[str, str, str], Answer]
 
 CATALOG = default_catalog()
-HELPERS = {"training_step", "run_start_timestamp_seconds", "run_status", "run_gpu_info", "telemetry_build_info"}
+HELPERS = {
+    "training_step",
+    "run_start_timestamp_seconds",
+    "run_resume_step",
+    "run_status",
+    "run_gpu_info",
+    "telemetry_build_info",
+}
 """Metrics that a query uses beside the ones that it shows."""
 MAY_BE_EMPTY = {"Configuration: what differs", "So far, by run"}
 """Tables of what only some runs have: nothing differs, nothing was lost."""

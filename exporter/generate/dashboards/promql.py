@@ -32,7 +32,7 @@ CHOSEN = "run_id=~`${run:regex}`, user_id=~`${user:regex}`"
 
 MAIN_RANK = 'rank=""'
 
-_PIXEL = "[$__interval]"
+_PIXEL = "$__interval"
 
 
 def of_runs(name: str, *matchers: str) -> str:
@@ -40,24 +40,24 @@ def of_runs(name: str, *matchers: str) -> str:
     return f"{name}{{{', '.join((CHOSEN, *matchers))}}}"
 
 
-def mean(name: str, labels: Sequence[str] = (), *matchers: str) -> str:
-    """The mean of the steps in a pixel, one curve per run and these labels."""
-    return f"{_each('max', labels)} (avg_over_time({of_runs(name, MAIN_RANK, *matchers)}{_PIXEL}))"
+def mean(name: str, labels: Sequence[str] = (), *matchers: str, window: str = _PIXEL) -> str:
+    """The mean of the steps in a window, which is a pixel, one curve per run and these labels."""
+    return f"{_each('max', labels)} (avg_over_time({of_runs(name, MAIN_RANK, *matchers)}[{window}]))"
 
 
 def highest(name: str, labels: Sequence[str] = ()) -> str:
     """The highest step in a pixel."""
-    return f"{_each('max', labels)} (max_over_time({of_runs(name, MAIN_RANK)}{_PIXEL}))"
+    return f"{_each('max', labels)} (max_over_time({of_runs(name, MAIN_RANK)}[{_PIXEL}]))"
 
 
 def lowest(name: str, labels: Sequence[str] = ()) -> str:
     """The lowest step in a pixel."""
-    return f"{_each('min', labels)} (min_over_time({of_runs(name, MAIN_RANK)}{_PIXEL}))"
+    return f"{_each('min', labels)} (min_over_time({of_runs(name, MAIN_RANK)}[{_PIXEL}]))"
 
 
 def last_step() -> str:
     """The position on the step axis at the end of a pixel."""
-    return f"{_each('max')} (last_over_time({of_runs('training_step', MAIN_RANK)}{_PIXEL}))"
+    return f"{_each('max')} (last_over_time({of_runs('training_step', MAIN_RANK)}[{_PIXEL}]))"
 
 
 def kept_step() -> str:
@@ -72,8 +72,11 @@ def kept_step() -> str:
 
 
 def started() -> str:
-    """When each run started: the same at every time, because a log may have been imported after it was written."""
-    return f"{_each('max')} ({of_runs('run_start_timestamp_seconds', MAIN_RANK)} @ end())"
+    """When each run started: the same at every time, because a log may have been imported after it was written.
+
+    A window, because VictoriaMetrics takes the end of a subquery for its end, and that may lie some minutes ahead.
+    """
+    return f"{_each('max')} (last_over_time({of_runs('run_start_timestamp_seconds', MAIN_RANK)}[10m] @ end()))"
 
 
 def per_second(name: str, labels: Sequence[str] = (), *matchers: str) -> str:

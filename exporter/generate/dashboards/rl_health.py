@@ -14,6 +14,7 @@ from exporter.generate.dashboards.sdk import dashboard, timeseries
 __all__ = ["rl_health"]
 
 _EARLY_SECONDS = 600
+_EARLY_WINDOW = "2m"
 _LOOK_BACK = "1d"
 """How old a run may be whose early level is still drawn; the range of the dashboard may be much shorter."""
 
@@ -44,11 +45,12 @@ def rl_health(catalog: Catalog) -> dashboard.Dashboard:
 
 
 def _entropy(catalog: Catalog) -> timeseries.Panel:
-    """With the level that each run began with: its median of the first ten minutes."""
+    """With the level that each run began with: the median of its first ten minutes."""
     metric = catalog.metrics["rl_entropy"]
     entropy = promql.mean(metric.name)
-    first = f"{entropy} and on (run_id) time() - {promql.started()} < {_EARLY_SECONDS}"
-    early = f"quantile_over_time(0.5, ({first})[{_LOOK_BACK}:2m]) and {entropy}"
+    level = promql.mean(metric.name, window=_EARLY_WINDOW)
+    first = f"{level} and on (run_id) time() - {promql.started()} < {_EARLY_SECONDS}"
+    early = f"quantile_over_time(0.5, ({first})[{_LOOK_BACK}:{_EARLY_WINDOW}]) and {entropy}"
     panel = run_panel(metric, catalog).title("Entropy, and its level in the first ten minutes")
     panel.with_target(query(Line("early", early, legend((), "early"))))
     return panel.override_by_query("early", DASHED)
