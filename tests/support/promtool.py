@@ -33,6 +33,10 @@ __all__ = [
 PROMTOOLS = ("promtool", "PROMTOOL_NEXT")
 """The tool on the PATH, and the variable that names the one of the next major version."""
 
+_SHIPPED_PACE = 5
+"""How often the shipped Prometheus evaluates the rules without an interval of their own, in seconds."""
+_PACES = {600: 15, 3600: 30, 4 * 3600: 60}
+"""A case that goes on for longer than so many seconds is evaluated less often, where the times that it names allow."""
 _METRICSQL = {"promql_expr_test": "metricsql_expr_test"}
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
 RULES = alert_rules(CATALOG)
@@ -76,9 +80,10 @@ def every(number: int, values: Sequence[object]) -> list[object]:
 class Scenario:
     """Series over time, one value every ``interval`` seconds, and what must fire at which second."""
 
-    def __init__(self, interval: int = 5, rules: str = RULES) -> None:
+    def __init__(self, interval: int = 5, rules: str = RULES, evaluated_every: int = _SHIPPED_PACE) -> None:
         self.interval = interval
         self.rules = rules
+        self.evaluated_every = evaluated_every
         self.series: list[dict[str, str]] = []
         self.expected: list[dict[str, Any]] = []
 
@@ -111,7 +116,7 @@ class Scenario:
 
     def check(self, promtool: str, folder: Path, **more: Any) -> None:
         """Let promtool judge."""
-        run_tests(promtool, folder, self.rules, [self.content(**more)], self.interval)
+        run_tests(promtool, folder, self.rules, [self.content(**more)], max(self.interval, self.evaluated_every))
 
     def check_texts_with_vmalert(self, tool: str, folder: Path, test: Mapping[str, Any]) -> None:
         """Let vmalert-tool judge the texts of alerts."""
@@ -122,9 +127,9 @@ class Scenario:
         run_vmalert_tool(tool, folder, [folder / "test.yml"])
 
 
-def run_tests(promtool: str, folder: Path, rules: str, tests: Sequence[Mapping[str, Any]], interval: int) -> None:
-    """Let promtool judge tests of rules that are evaluated every ``interval`` seconds, but at most every five."""
-    content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{max(interval, 5)}s", "tests": list(tests)}
+def run_tests(promtool: str, folder: Path, rules: str, tests: Sequence[Mapping[str, Any]], every: int) -> None:
+    """Let promtool judge tests of rules that are evaluated every so many seconds."""
+    content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{every}s", "tests": list(tests)}
     (folder / "rules.yml").write_text(rules)
     (folder / "test.yml").write_text(yaml.safe_dump(content, width=1000))
     command = [promtool, "test", "rules", "test.yml"]
@@ -149,22 +154,31 @@ class Case(NamedTuple):
 def judge(promtool: str, folder: Path, alert: str, cases: Sequence[Case]) -> None:
     """Let promtool judge all cases of one alert, by its own rules alone."""
     rules = rules_of(alert)
-    for interval in sorted({case.interval for case in cases}):
-        own = [_content(alert, case) for case in cases if case.interval == interval]
-        run_tests(promtool, folder, rules, own, interval)
+    for every, tests in _tests(alert, cases).items():
+        run_tests(promtool, folder, rules, tests, every)
 
 
 def judge_with_vmalert(tool: str, folder: Path, alert: str, cases: Sequence[Case]) -> None:
     """Let vmalert-tool judge the same cases with VictoriaMetrics' engine and store."""
     (folder / "rules.yml").write_text(rules_of(alert))
     files = []
-    for interval in sorted({case.interval for case in cases}):
-        tests = [_content(alert, case) for case in cases if case.interval == interval]
+    for every, tests in _tests(alert, cases).items():
         own = [{_METRICSQL.get(key, key): value for key, value in test.items()} for test in tests]
-        content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{max(interval, 5)}s", "tests": own}
-        files.append(folder / f"test-{interval}.yml")
+        content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{every}s", "tests": own}
+        files.append(folder / f"test-{every}.yml")
         files[-1].write_text(yaml.safe_dump(content, width=1000))
     run_vmalert_tool(tool, folder, files)
+
+
+def _tests(alert: str, cases: Sequence[Case]) -> dict[int, list[dict[str, Any]]]:
+    """The tests of an alert's cases by how often its rules are evaluated, in seconds."""
+    tests: dict[int, list[dict[str, Any]]] = {}
+    for case in cases:
+        slower = [pace for length, pace in _PACES.items() if max(case.fires) > length]
+        exact = [pace for pace in slower if all(second % pace == 0 for second in case.fires)]
+        pace = max(case.interval, _SHIPPED_PACE, *exact)
+        tests.setdefault(pace, []).append(_content(alert, case))
+    return tests
 
 
 def run_vmalert_tool(tool: str, folder: Path, files: Iterable[Path]) -> None:
@@ -190,7 +204,8 @@ def judge_texts(
     texts = {name: _rendered(text, labels) for name, text in rule["annotations"].items()}
     expected = {"exp_labels": dict(labels), "exp_annotations": {**texts, "summary": summary}}
     content["alert_rule_test"] = [{"eval_time": f"{at}s", "alertname": alert, "exp_alerts": [expected]}]
-    run_tests(promtool, folder, rules_of(alert), [{**content, "promql_expr_test": []}], case.interval)
+    every = max(case.interval, _SHIPPED_PACE)
+    run_tests(promtool, folder, rules_of(alert), [{**content, "promql_expr_test": []}], every)
 
 
 def _rendered(text: str, labels: Mapping[str, str]) -> str:
