@@ -14,7 +14,7 @@ from exporter.generate.dashboards.sdk import dashboard, timeseries
 __all__ = ["rl_health"]
 
 _EARLY_SECONDS = 600
-_EARLY_WINDOW = "2m"
+_EARLY_WINDOW = "30s"
 _LOOK_BACK = "1d"
 """How old a run may be whose early level is still drawn; the range of the dashboard may be much shorter."""
 
