@@ -80,10 +80,10 @@ def every(number: int, values: Sequence[object]) -> list[object]:
 class Scenario:
     """Series over time, one value every ``interval`` seconds, and what must fire at which second."""
 
-    def __init__(self, interval: int = 5, rules: str = RULES, evaluated_every: int = _SHIPPED_PACE) -> None:
+    def __init__(self, interval: int = 5, rules: str = RULES) -> None:
         self.interval = interval
         self.rules = rules
-        self.evaluated_every = evaluated_every
+        self.evaluated_every = max(interval, _SHIPPED_PACE)
         self.series: list[dict[str, str]] = []
         self.expected: list[dict[str, Any]] = []
 
@@ -116,23 +116,27 @@ class Scenario:
 
     def check(self, promtool: str, folder: Path, **more: Any) -> None:
         """Let promtool judge."""
-        run_tests(promtool, folder, self.rules, [self.content(**more)], max(self.interval, self.evaluated_every))
+        run_tests(promtool, folder, self.rules, [self.content(**more)], self.evaluated_every)
 
     def check_texts_with_vmalert(self, tool: str, folder: Path, test: Mapping[str, Any]) -> None:
         """Let vmalert-tool judge the texts of alerts."""
         series = {"interval": f"{self.interval}s", "input_series": self.series, "alert_rule_test": [test]}
-        content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{max(self.interval, 5)}s", "tests": [series]}
         (folder / "rules.yml").write_text(self.rules)
-        (folder / "test.yml").write_text(yaml.safe_dump(content, width=1000))
-        run_vmalert_tool(tool, folder, [folder / "test.yml"])
+        run_vmalert_tool(tool, folder, [written_tests(folder, [series], self.evaluated_every)])
+
+
+def written_tests(folder: Path, tests: Sequence[Mapping[str, Any]], every: int) -> Path:
+    """A file of tests of the rules beside it, which are evaluated every so many seconds."""
+    content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{every}s", "tests": list(tests)}
+    path = folder / f"test-{every}.yml"
+    path.write_text(yaml.safe_dump(content, width=1000))
+    return path
 
 
 def run_tests(promtool: str, folder: Path, rules: str, tests: Sequence[Mapping[str, Any]], every: int) -> None:
     """Let promtool judge tests of rules that are evaluated every so many seconds."""
-    content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{every}s", "tests": list(tests)}
     (folder / "rules.yml").write_text(rules)
-    (folder / "test.yml").write_text(yaml.safe_dump(content, width=1000))
-    command = [promtool, "test", "rules", "test.yml"]
+    command = [promtool, "test", "rules", written_tests(folder, tests, every).name]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
@@ -164,9 +168,7 @@ def judge_with_vmalert(tool: str, folder: Path, alert: str, cases: Sequence[Case
     files = []
     for every, tests in _tests(alert, cases).items():
         own = [{_METRICSQL.get(key, key): value for key, value in test.items()} for test in tests]
-        content = {"rule_files": ["rules.yml"], "evaluation_interval": f"{every}s", "tests": own}
-        files.append(folder / f"test-{every}.yml")
-        files[-1].write_text(yaml.safe_dump(content, width=1000))
+        files.append(written_tests(folder, own, every))
     run_vmalert_tool(tool, folder, files)
 
 

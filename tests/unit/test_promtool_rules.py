@@ -129,7 +129,7 @@ def waves(level: float, share: float, count: int, drift: float = 0.0) -> list[fl
 def test_a_healthy_run_raises_nothing(promtool: str, tmp_path: Path, seconds: int) -> None:
     """Whether it updates every five seconds or every ten minutes, no alert of any severity fires at any time."""
     count = max(3000 // seconds, 40)
-    scenario = Scenario(seconds, evaluated_every=15).running("r")
+    scenario = Scenario(seconds).running("r")
     scenario.add("run_status", "0+0x2000", run_id="r", status="stalled")
     scenario.add("run_status", "0+0x2000", run_id="r", status="crashed")
     healthy = {
