@@ -117,7 +117,7 @@ class Sidecar:
         return self._server.url
 
     def run(self, stop: Stop) -> None:
-        """Read everything, then serve until the event is set."""
+        """Read everything, then serve until told to stop."""
         self._runs.catch_up(stop)
         self._server.is_ready.set()
         tidied_at = -math.inf

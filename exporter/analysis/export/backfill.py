@@ -95,22 +95,22 @@ class Backfill:
             OSError: the journal cannot be read.
         """
         deadline = time.monotonic() + settling_seconds
-        while not self._is_settled(is_last_look=time.monotonic() >= deadline):
+        while not self._look(is_last=time.monotonic() >= deadline):
             time.sleep(_LOOK_AGAIN_SECONDS)
 
-    def _is_settled(self, *, is_last_look: bool) -> bool:
-        """Whether nothing is missing, or nothing will be waited for any more.
+    def _look(self, *, is_last: bool) -> bool:
+        """Look once; returns whether that decided it: nothing is missing, or this is the last time.
 
         Counts are cheap, and samples are read where they do not prove it. A VictoriaMetrics under load may show a new
         series to the one query and not yet to the other.
         """
         shown = self._tally.compare(self._stored)
-        if shown.fewer and not is_last_look:
+        if shown.fewer and not is_last:
             return False
         self.outcome.dropped_nan = shown.without_nan
         if shown.fewer or shown.more:
             self._find_missing()
-        return is_last_look or not self.outcome.missing
+        return is_last or not self.outcome.missing
 
     def _send_all(self, sender: Executor, progress: Callable[[int], object], *, is_new: bool) -> None:
         sent: Future[Written] | None = None
