@@ -15,7 +15,7 @@ from exporter.demo.stack import Stack, get_text
 from exporter.errors import MissingDependencyError
 from exporter.stopping import Stop, stop_on_signals
 
-__all__ = ["outcome", "run_demo"]
+__all__ = ["outcome", "progress", "run_demo"]
 
 _PRESETS = ("steady", "diverging")
 _PROGRESS_SECONDS = 5.0
@@ -104,12 +104,13 @@ def _watch(stack: Stack, trainers: list[subprocess.Popen[str]], stop: Stop) -> N
     """Print progress until both runs are over."""
     while any(trainer.poll() is None for trainer in trainers) and not stop.wait(_PROGRESS_SECONDS):
         page = get_text(f"{stack.exporter_url}/metrics") or ""
-        states = list(filter(None, (_progress(page, preset) for preset in _PRESETS)))
+        states = list(filter(None, (progress(page, preset) for preset in _PRESETS)))
         if states:
             print(f"{time.strftime('%H:%M:%S')}  {'   |   '.join(states)}", flush=True)
 
 
-def _progress(page: str, run_id: str) -> str:
+def progress(page: str, run_id: str) -> str:
+    """How far a run is and how it does, by the latest page; empty where that has nothing of it."""
     names = {
         "training_step": "step",
         "rl_reward_mean": "reward",
@@ -120,7 +121,8 @@ def _progress(page: str, run_id: str) -> str:
     for name, title in names.items():
         match = re.search(rf'^{name}{{[^}}]*run_id="{run_id}"[^}}]*}} (\S+)$', page, re.MULTILINE)
         if match:
-            values.append(f"{title} {float(match[1]):.3g}")
+            value = float(match[1])
+            values.append(f"{title} {value:.0f}" if value.is_integer() else f"{title} {value:.3g}")
     return f"{run_id}: {', '.join(values)}" if values else ""
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from exporter.demo.receiver import Notification
-from exporter.demo.show import outcome
+from exporter.demo.show import outcome, progress
 from tests.support.servers import require
 
 
@@ -40,6 +40,13 @@ def test_without_servers_the_demo_goes_on_and_says_how_to_get_them(tmp_path) -> 
     assert "apt-get install prometheus prometheus-alertmanager" in ended.stdout
     assert "alerts came" not in ended.stdout
     assert "steady: step" in ended.stdout
+
+
+def test_progress_says_whole_steps() -> None:
+    """Steps stand in full, also beyond a thousand, and everything else with three digits."""
+    page = 'training_step{run_id="a"} 12345.0\nrl_kl_divergence{kind="update",run_id="a"} 0.00123456\n'
+    assert progress(page, "a") == "a: step 12345, KL 0.00123"
+    assert progress(page, "b") == ""
 
 
 def notification(status: str, run_id: str = "diverging", severity: str = "critical") -> Notification:
